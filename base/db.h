@@ -1,0 +1,94 @@
+#pragma once
+// SQLite, for what outlives the process. One Db per file; statements are cached by their text. WAL, synchronous=FULL: a
+// commit has reached the disk when it returns. Thread-safe: a transaction holds the connection's mutex.
+//
+//   TRY(db.Transact([&](Db::Txn& t) -> Result<void> {
+//     TRY(t.Exec("INSERT INTO pods(id, spec) VALUES(?, ?)", id, spec));
+//     return {};
+//   }));
+//   TRY(t.Each("SELECT id, spec FROM pods WHERE phase = ?", [&](const Db::Row& r) { ids.push_back(r.Text(0)); }, phase));
+//
+// Each folder owns its tables and makes them with `Migrate(folder, {step1, step2, ...})`: steps already done for that
+// folder are skipped; a database written by a newer version is refused with an error that says so.
+#include <functional>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace berth {
+
+class Db {
+ public:
+  class Row {
+   public:
+    std::string Text(int column) const;     // also for blobs
+    int64_t Int(int column) const;
+    bool IsNull(int column) const;
+
+   private:
+    friend class Db;
+    explicit Row(sqlite3_stmt* s) : statement_(s) {}
+    sqlite3_stmt* statement_;
+  };
+
+  using Value = std::variant<std::nullptr_t, int64_t, std::string>;
+
+  class Txn {
+   public:
+    template <class... Args>
+    Result<int> Exec(std::string_view sql, const Args&... args) {  // rows changed
+      return db_.ExecValues(sql, {ToValue(args)...});
+    }
+    template <class F, class... Args>
+    Result<void> Each(std::string_view sql, F&& f, const Args&... args) {
+      return db_.EachValues(sql, std::forward<F>(f), {ToValue(args)...});
+    }
+
+   private:
+    friend class Db;
+    explicit Txn(Db& db) : db_(db) {}
+    Db& db_;
+  };
+
+  static Result<std::unique_ptr<Db>> OpenFile(const std::string& path);  // made when missing, mode 0600
+  static Result<std::unique_ptr<Db>> OpenMemory();
+  ~Db();
+  Db(const Db&) = delete;
+
+  Result<void> Transact(const std::function<Result<void>(Txn&)>& body);  // commits when body succeeds, else rolls back
+  Result<void> Migrate(std::string_view folder, const std::vector<std::string>& steps);
+  template <class... Args>
+  Result<int> Exec(std::string_view sql, const Args&... args) {  // a transaction of one statement
+    std::lock_guard lock(mutex_);
+    return ExecValues(sql, {ToValue(args)...});
+  }
+  template <class F, class... Args>
+  Result<void> Each(std::string_view sql, F&& f, const Args&... args) {
+    std::lock_guard lock(mutex_);
+    return EachValues(sql, std::forward<F>(f), {ToValue(args)...});
+  }
+
+ private:
+  Db() = default;
+  template <class T>
+  static Value ToValue(const T& v) {
+    if constexpr (std::is_integral_v<T> || std::is_enum_v<T>) return static_cast<int64_t>(v);
+    else if constexpr (std::is_same_v<T, std::nullptr_t>) return nullptr;
+    else return std::string(v);
+  }
+  Result<int> ExecValues(std::string_view sql, const std::vector<Value>& values);
+  Result<void> EachValues(std::string_view sql, const std::function<void(const Row&)>& f, const std::vector<Value>& values);
+  Result<sqlite3_stmt*> Prepare(std::string_view sql, const std::vector<Value>& values);
+
+  std::recursive_mutex mutex_;
+  sqlite3* db_ = nullptr;
+  std::unordered_map<std::string, sqlite3_stmt*> statements_;
+};
+
+}  // namespace berth

@@ -1,0 +1,48 @@
+#pragma once
+// Blocking bytes over a socket with a deadline and cancellation. Satisfies Beast's SyncReadStream and SyncWriteStream, so
+// that HTTP is Beast's parser over this class. Owns the descriptor, which it sets non-blocking. One thread at a time.
+#include <boost/asio/buffer.hpp>
+#include <boost/beast/core/buffers_range.hpp>
+#include <boost/system/error_code.hpp>
+
+#include "base/deadline.h"
+#include "base/unique_fd.h"
+
+namespace berth {
+
+class FdStream {
+ public:
+  explicit FdStream(unique_fd fd, Deadline until = Deadline::Never());
+  void set_deadline(Deadline until) { until_ = std::move(until); }
+  int fd() const { return fd_.get(); }
+  unique_fd Release() { return std::move(fd_); }
+
+  template <class Buffers>
+  size_t read_some(const Buffers& buffers, boost::system::error_code& ec) {
+    for (const boost::asio::mutable_buffer b : boost::beast::buffers_range_ref(buffers))
+      if (b.size() > 0) return Read(b.data(), b.size(), ec);
+    ec = {};
+    return 0;
+  }
+  template <class Buffers>
+  size_t write_some(const Buffers& buffers, boost::system::error_code& ec) {
+    for (const boost::asio::const_buffer b : boost::beast::buffers_range_ref(buffers))
+      if (b.size() > 0) return Write(b.data(), b.size(), ec);
+    ec = {};
+    return 0;
+  }
+
+ private:
+  size_t Read(void* data, size_t size, boost::system::error_code& ec);
+  size_t Write(const void* data, size_t size, boost::system::error_code& ec);
+  unique_fd fd_;
+  Deadline until_;
+};
+
+// TCP: resolves and connects within the deadline, tries each address. Unix: a path. The error names the target.
+Result<unique_fd> ConnectTcp(const std::string& host, const std::string& port, const Deadline& until);
+Result<unique_fd> ConnectUnix(const std::string& path, const Deadline& until);
+Result<unique_fd> ListenTcp(const std::string& address, uint16_t port);          // address:port taken -> kConflict, named
+Result<unique_fd> ListenUnix(const std::string& path, unsigned mode, int type);  // replaces a stale socket
+
+}  // namespace berth

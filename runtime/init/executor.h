@@ -1,0 +1,43 @@
+#pragma once
+// Executes a start plan (plan.h): turns a process description into a running process. Used by berth-shim and by
+// berth-oci. Compiled twice: for musl without C++ run time (the shim) and as an ordinary library (berth-oci, tests).
+//
+// No heap, no exceptions, no locale, no static constructors. Single-threaded callers only. The plan is position
+// independent bytes; every host object it needs (rootfs, bind sources, cgroup files, namespaces) is a descriptor in
+// `fds`, so the executor looks up no path of the host.
+#include <cstddef>
+#include <cstdint>
+#include <sys/types.h>
+
+namespace berth::init {
+
+// What went wrong, as text for people ("mount proc on /proc") with errno. Filled by child or parent side.
+struct Failure {
+  int sys = 0;
+  int kind = 0;            // 0 setup, 1 executable not found, 2 executable not permitted: decides 127 / 126
+  char what[240] = {};
+};
+
+struct Stdio {
+  int in = -1, out = -1, err = -1;   // -1: /dev/null; ignored when the plan asks for a terminal
+};
+
+struct Process {
+  pid_t pid = -1;          // in the caller's PID namespace
+  int pidfd = -1;          // owned by the caller
+  int sync = -1;           // owned by the caller; Start consumes it. Closing it without Start ends the child.
+  int terminal = -1;       // pty master, owned by the caller, when the plan asks for one
+};
+
+// Runs the plan's parent and child side up to the last step before execve. False: nothing is left, *failure says why.
+bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
+            Failure* failure);
+
+// Lets a created process exec; returns after the exec has happened or failed. The process is reaped by the caller.
+bool Start(Process* process, Failure* failure);
+
+// Create and Start of a process that joins a running container (the plan's kind is exec; fds hold the container's pidfd).
+bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
+          Failure* failure);
+
+}  // namespace berth::init

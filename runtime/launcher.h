@@ -1,0 +1,131 @@
+#pragma once
+// The seam between pods and processes: what starts, signals and watches them. `ShimLauncher` does it natively through
+// berth-shim; a foreign runtime (crun, runsc) stands behind the same seam.
+//
+// A pod's monitor outlives the agent. All calls are safe from any thread; calls for one pod are serialised by the
+// implementation, a pod that hangs delays no other. Every call has a deadline and says in its error what it waited for.
+// Descriptors that a call takes are borrowed for the call; descriptors in results are owned by the caller.
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/id.h"
+#include "base/unique_fd.h"
+#include "runtime/oci/spec.h"
+
+namespace berth::runtime {
+
+enum class NamespaceMode { kPod, kContainer, kNode, kTarget };  // CRI's numbers
+
+struct PodLaunch {
+  PodId id;
+  std::string hostname;                  // set when uts is the pod's own
+  bool host_network = false;             // true: the monitor stays in the host's network and uts namespaces
+  bool host_ipc = false;
+  bool shared_pid = false;               // one PID namespace with a built-in init that reaps
+  std::map<std::string, std::string> sysctls;  // net.* and ipc ones, checked by the caller against the namespace modes
+  uint64_t shm_bytes = 64 << 20;         // one tmpfs at /dev/shm for all containers of the pod; host_ipc: the host's
+  std::string state_dir;                 // existing directory on disk, 0700: exit records <container id>.exit live here
+  std::string run_dir;                   // existing directory, 0700: the control socket lives here
+};
+
+struct PodHandle {
+  pid_t monitor = -1;
+  unique_fd netns;                       // invalid with host_network
+  unique_fd netlink;                     // NETLINK_ROUTE socket opened inside the pod's network namespace
+  unique_fd nf_netlink;                  // NETLINK_NETFILTER socket opened there
+  std::string netns_path;                // /proc/<monitor>/ns/net; empty with host_network
+};
+
+struct LogTarget {
+  std::string path;                      // absolute; empty: output is read and dropped. Parents exist.
+};
+
+struct ContainerLaunch {
+  PodId pod;
+  ContainerId id;
+  const oci::Spec* spec = nullptr;       // namespaces without path: made for the container; the pod's are implied
+  int rootfs = -1;                       // detached mount (fsmount/open_tree) or directory O_PATH; becomes /
+  LogTarget log;
+  bool tty = false;
+  bool keep_stdin = false;               // a stdin pipe is held open by the monitor; else /dev/null
+  bool stdin_once = false;
+  NamespaceMode pid = NamespaceMode::kContainer;
+  ContainerId target;                    // with kTarget: whose PID namespace to join
+};
+
+struct ExecLaunch {
+  PodId pod;
+  ContainerId container;
+  const oci::Process* process = nullptr; // args, env, cwd, user, capabilities, ...; env and cwd already complete
+  // Either descriptors that become the process's standard streams (pipes or sockets) ...
+  int in = -1, out = -1, err = -1;       // -1: /dev/null
+  bool tty = false;                      // ... or a new terminal, whose master comes back in ExecHandle
+  uint16_t rows = 0, columns = 0;
+};
+
+struct ExecHandle {
+  uint64_t id = 0;                       // unique per pod monitor
+  pid_t pid = -1;                        // in the host's PID namespace
+  unique_fd terminal;                    // pty master when tty
+  unique_fd exit;                        // a pipe: the monitor writes one int32 exit code (128+n by signal) and closes
+};
+
+struct ExitFacts {
+  ContainerId id;
+  int exit_code = 0;                     // 128+n by signal
+  int64_t finished_at = 0;               // unix nanoseconds
+};
+
+struct ContainerFacts {                  // what a monitor says of a container at adoption
+  ContainerId id;
+  pid_t pid = -1;                        // -1 once exited
+  bool started = false;
+  int64_t started_at = 0;
+  std::optional<ExitFacts> exit;
+};
+
+struct AdoptedPod {
+  PodId id;
+  PodHandle handle;
+  std::vector<ContainerFacts> containers;
+};
+
+class Launcher {
+ public:
+  virtual ~Launcher() = default;
+
+  // Called from one thread of the launcher, never concurrently, also for exits that happened before adoption. Must not
+  // block for long.
+  using ExitCallback = std::function<void(const PodId&, const ExitFacts&)>;
+  using LostCallback = std::function<void(const PodId&)>;  // the monitor itself died without being asked to
+  virtual void OnExit(ExitCallback callback) = 0;          // before the first other call
+  virtual void OnLost(LostCallback callback) = 0;
+
+  // Reconnects to the monitor of a pod that an earlier agent started. kNotFound: there is none any more (reboot, killed).
+  virtual Result<AdoptedPod> Adopt(const PodLaunch& pod, const Deadline& until) = 0;
+  // Exit records on disk, for pods whose monitor is gone. Reads state_dir only.
+  virtual Result<std::vector<ExitFacts>> ReadExitRecords(const std::string& state_dir) = 0;
+
+  virtual Result<PodHandle> StartPod(const PodLaunch& pod, const Deadline& until) = 0;
+  // Kills every process of the pod, ends the monitor. A pod that is not there is success.
+  virtual Result<void> StopPod(const PodId& pod, const Deadline& until) = 0;
+
+  // Makes the container up to the last step before execve. Returns the host pid.
+  virtual Result<pid_t> CreateContainer(const ContainerLaunch& launch, const Deadline& until) = 0;
+  // Lets it run. When execve fails the error has the runtime's text ("exec: \"x\": executable file not found in $PATH")
+  // and the container counts as exited with code 128.
+  virtual Result<int64_t> StartContainer(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;  // started_at
+  // all: every process of the container's cgroup. A container without processes is success.
+  virtual Result<void> Signal(const PodId& pod, const ContainerId& id, int signal, bool all, const Deadline& until) = 0;
+  // Forgets an exited (or never started: killed first) container and its exit record, removes its cgroup.
+  virtual Result<void> DeleteContainer(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;
+  virtual Result<ExecHandle> Exec(const ExecLaunch& launch, const Deadline& until) = 0;
+  virtual Result<void> SignalExec(const PodId& pod, uint64_t exec, int signal, const Deadline& until) = 0;
+  // Opens `path` anew and uses it from the next record on: nothing reaches the old file after return.
+  virtual Result<void> ReopenLog(const PodId& pod, const ContainerId& id, const std::string& path, const Deadline& until) = 0;
+};
+
+}  // namespace berth::runtime
