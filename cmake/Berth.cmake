@@ -37,6 +37,13 @@ target_link_libraries(berth_pch PRIVATE berth_flags fmt Threads::Threads)
 target_compile_options(berth_pch PRIVATE -fpch-preprocess -Winvalid-pch)
 target_precompile_headers(berth_pch PRIVATE ${CMAKE_SOURCE_DIR}/cmake/pch.h)
 
+# Programs end up in <build>/bin, whatever their folder.
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+
+# `unit_tests` builds every program labelled unit, `tsan_tests` those labelled tsan (base/ and pods/).
+add_custom_target(unit_tests)
+add_custom_target(tsan_tests)
+
 # berth_library(name SOURCES a.cc ... LINK other libraries ...)
 function(berth_library name)
   cmake_parse_arguments(A "NO_PCH" "" "SOURCES;LINK" ${ARGN})
@@ -66,7 +73,13 @@ function(berth_test name)
     set(A_TIMEOUT 120)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT ${A_TIMEOUT}
+    SKIP_RETURN_CODE 77
     ENVIRONMENT "BERTH_SOURCE_DIR=${CMAKE_SOURCE_DIR};BERTH_BUILD_DIR=${CMAKE_BINARY_DIR}")
+  foreach(label unit tsan)
+    if(label IN_LIST A_LABELS)
+      add_dependencies(${label}_tests ${name})
+    endif()
+  endforeach()
 endfunction()
 
 # berth_static_library / berth_static_executable: C++ for processes that live beside or inside containers. musl, no
