@@ -22,6 +22,7 @@ class Registry;   // registry.h: memory index, a lock a pod, joins of concurrent
 class Table;      // table.h: rows in berth.db
 class Events;     // events.h: one stream of what happened
 class Samples;    // samples.h: background sampler of cgroups and writable layers
+class Operations; // operations.h: what runs now, at which stage
 
 struct Core {
   Registry& registry;
@@ -35,6 +36,7 @@ struct Core {
   std::string root;      // /var/lib/berth
   std::string run;       // /run/berth
   const Clock& clock;
+  Operations& operations;
 };
 
 // A retry of the same identity joins the first attempt and takes its answer; after success it gets the same id.
@@ -91,6 +93,7 @@ struct OciInput {
   std::string pod_dir;                     // hosts, hostname, resolv.conf of the pod live here
   std::string cgroup;
   bool cgroup_v2 = false;
+  std::vector<runtime::oci::Device> devices;  // of container.devices, looked up on the host
 };
 Result<runtime::oci::Spec> MakeOciSpec(const OciInput& input);
 
