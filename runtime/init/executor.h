@@ -4,7 +4,7 @@
 //
 // No heap, no exceptions, no locale, no static constructors. Single-threaded callers only. The plan is position
 // independent bytes; every host object it needs (rootfs, bind sources, cgroup files, namespaces) is a descriptor in
-// `fds`, so the executor looks up no path of the host.
+// `fds`, so the executor looks up no path of the host and works in a mount namespace with an empty root.
 #include <cstddef>
 #include <cstdint>
 #include <sys/types.h>
@@ -15,7 +15,7 @@ namespace berth::init {
 struct Failure {
   int sys = 0;
   int kind = 0;            // 0 setup, 1 executable not found, 2 executable not permitted: decides 127 / 126
-  char what[240] = {};
+  char what[240] = {};     // complete, with the text of errno: "mount proc on /proc: Operation not permitted"
 };
 
 struct Stdio {
@@ -25,19 +25,35 @@ struct Stdio {
 struct Process {
   pid_t pid = -1;          // in the caller's PID namespace
   int pidfd = -1;          // owned by the caller
-  int sync = -1;           // owned by the caller; Start consumes it. Closing it without Start ends the child.
+  int sync = -1;           // owned by the caller; Start consumes it. Closing it without Start ends the child (unless the
+                           // plan has a listening socket: then the child goes on waiting there).
   int terminal = -1;       // pty master, owned by the caller, when the plan asks for one
+  char warnings[512] = {}; // lines: what was asked for and could not be given ("rlimit 7: hard limit clamped to 1024")
 };
 
-// Runs the plan's parent and child side up to the last step before execve. False: nothing is left, *failure says why.
+// What only the caller has. Descriptors are borrowed.
+struct Options {
+  int pid_namespace = -1;  // for plans with kPlanCallerPid: namespace fd or pidfd
+  int target = -1;         // for plans with kPlanCallerTarget: pidfd of the container's first process
+};
+
+// Runs the plan's parent and child side up to the last step before execve. False: nothing is left (the child is reaped),
+// *failure says why. The caller must not have SIGCHLD ignored.
 bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
             Failure* failure);
+bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,
+            const Options& options, Process* process, Failure* failure);
 
 // Lets a created process exec; returns after the exec has happened or failed. The process is reaped by the caller.
 bool Start(Process* process, Failure* failure);
+// The same through a connection to the plan's listening socket; consumes `connection`.
+bool StartOver(int connection, Failure* failure);
 
-// Create and Start of a process that joins a running container (the plan's kind is exec; fds hold the container's pidfd).
+// Create and Start of a process that joins a running container (the plan's kind is exec; fds hold the container's pidfd
+// unless it comes with the options). The child is reaped when it fails.
 bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
           Failure* failure);
+bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,
+          const Options& options, Process* process, Failure* failure);
 
 }  // namespace berth::init
