@@ -8,12 +8,20 @@
 //   }));
 //   TRY(t.Each("SELECT id, spec FROM pods WHERE phase = ?", [&](const Db::Row& r) { ids.push_back(r.Text(0)); }, phase));
 //
+// Arguments: integers, booleans, enums (as integers), strings, ids and whatever has str(), nullptr, std::optional of
+// these. Errors: a taken key -> kAlreadyExists, a foreign key -> kConflict, a full disk -> kResourceExhausted, a damaged
+// file -> kDataLoss, all with the file's name.
+//
 // Each folder owns its tables and makes them with `Migrate(folder, {step1, step2, ...})`: steps already done for that
 // folder are skipped; a database written by a newer version is refused with an error that says so.
+#include <concepts>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <variant>
 #include <vector>
 
 #include "base/error.h"
@@ -80,15 +88,23 @@ class Db {
   static Value ToValue(const T& v) {
     if constexpr (std::is_integral_v<T> || std::is_enum_v<T>) return static_cast<int64_t>(v);
     else if constexpr (std::is_same_v<T, std::nullptr_t>) return nullptr;
+    else if constexpr (requires { v.has_value(); *v; }) return v.has_value() ? ToValue(*v) : Value(nullptr);
+    else if constexpr (requires { { v.str() } -> std::convertible_to<std::string>; }) return std::string(v.str());
     else return std::string(v);
   }
   Result<int> ExecValues(std::string_view sql, const std::vector<Value>& values);
   Result<void> EachValues(std::string_view sql, const std::function<void(const Row&)>& f, const std::vector<Value>& values);
-  Result<sqlite3_stmt*> Prepare(std::string_view sql, const std::vector<Value>& values);
+  static Result<std::unique_ptr<Db>> Connect(const std::string& path, bool memory);
+  Result<sqlite3_stmt*> Prepare(const std::string& sql, const std::vector<Value>& values);
+  void PutBack(const std::string& sql, sqlite3_stmt* statement);
+  Result<void> Script(const char* sql);
+  std::unexpected<Error> Failure(std::string_view doing) const;
 
-  std::recursive_mutex mutex_;
+  std::recursive_mutex mutex_;  // recursive: Exec within Transact is part of that transaction
+  std::string name_;
   sqlite3* db_ = nullptr;
-  std::unordered_map<std::string, sqlite3_stmt*> statements_;
+  int depth_ = 0;               // of nested Transact calls; inner ones are savepoints
+  std::unordered_map<std::string, sqlite3_stmt*> statements_;  // those not in use
 };
 
 }  // namespace berth

@@ -3,6 +3,7 @@
 //
 // A Deadline is a value; copies share the cancel token. `Cancel` may be called from any thread and wakes everything that
 // polls `cancel_fd()`.
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -17,10 +18,13 @@ class CancelToken {  // thread-safe
  public:
   CancelToken();
   void Cancel();
-  bool cancelled() const;
-  int fd() const { return event_.get(); }  // readable once cancelled; poll it, do not read it
+  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
+  // Readable once cancelled; poll it, do not read it. -1 when no descriptor was to be had at construction: then waiting
+  // looks at the flag several times a second.
+  int fd() const { return event_.get(); }
 
  private:
+  std::atomic<bool> cancelled_ = false;
   unique_fd event_;
 };
 

@@ -54,6 +54,7 @@ Code CodeFromErrno(int err) {
     case EBUSY:
     case ENOTEMPTY:
     case ETXTBSY:
+    case EADDRINUSE:
       return Code::kConflict;
     case EACCES:
     case EPERM:

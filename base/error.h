@@ -8,6 +8,7 @@
 #include <source_location>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -49,34 +50,36 @@ struct [[nodiscard]] Result : std::expected<T, Error> {
   using std::expected<T, Error>::expected;
 };
 
-// Err(Code::kNotFound, "image {}: not in the store", name). The location is that of the call.
-struct FormatAt {
-  std::string_view format;
+// A format checked at compile time, with the location of the call.
+template <class... Args>
+struct BasicFormatAt {
+  fmt::format_string<Args...> format;
   std::source_location at;
   // NOLINTNEXTLINE(google-explicit-constructor): a literal becomes a format with its location.
-  FormatAt(const char* f, std::source_location l = std::source_location::current()) : format(f), at(l) {}
+  consteval BasicFormatAt(const char* f, std::source_location l = std::source_location::current()) : format(f), at(l) {}
 };
-
 template <class... Args>
-std::unexpected<Error> Err(Code code, FormatAt f, const Args&... args) {
-  return std::unexpected(Error{code, fmt::format(fmt::runtime(f.format), args...), 0, f.at});
+using FormatAt = BasicFormatAt<std::type_identity_t<Args>...>;
+
+// Err(Code::kNotFound, "image {}: not in the store", name). The location is that of the call.
+template <class... Args>
+std::unexpected<Error> Err(Code code, FormatAt<const Args&...> f, const Args&... args) {
+  return std::unexpected(Error{code, fmt::format(f.format, args...), 0, f.at});
 }
 
-// For a failed system call: appends ": <strerror>" and keeps errno. `err` defaults to the current errno, which is read
-// before the arguments are formatted: SysErr("open {}", path).
-struct SysFormatAt {
-  std::string_view format;
-  int err;
-  std::source_location at;
-  // NOLINTNEXTLINE(google-explicit-constructor)
-  SysFormatAt(const char* f, std::source_location l = std::source_location::current()) : format(f), err(errno), at(l) {}
-};
+// For a failed system call: appends ": <strerror>", keeps errno and derives the code from it. errno is read before the
+// arguments are formatted: SysErr("open {}", path).
 std::string ErrnoText(int err);  // thread-safe strerror
 
 template <class... Args>
-std::unexpected<Error> SysErr(SysFormatAt f, const Args&... args) {
-  return std::unexpected(Error{CodeFromErrno(f.err),
-                               fmt::format(fmt::runtime(f.format), args...) + ": " + ErrnoText(f.err), f.err, f.at});
+std::unexpected<Error> SysErr(FormatAt<const Args&...> f, const Args&... args) {
+  const int err = errno;
+  return std::unexpected(Error{CodeFromErrno(err), fmt::format(f.format, args...) + ": " + ErrnoText(err), err, f.at});
+}
+// The same for an error number that came another way (netlink answers, posix_spawn).
+template <class... Args>
+std::unexpected<Error> SysErrOf(int err, FormatAt<const Args&...> f, const Args&... args) {
+  return std::unexpected(Error{CodeFromErrno(err), fmt::format(f.format, args...) + ": " + ErrnoText(err), err, f.at});
 }
 
 // Prepends context and keeps code, errno and location.

@@ -3,7 +3,7 @@
 // that HTTP is Beast's parser over this class. Owns the descriptor, which it sets non-blocking. One thread at a time.
 #include <boost/asio/buffer.hpp>
 #include <boost/beast/core/buffers_range.hpp>
-#include <boost/system/error_code.hpp>
+#include <boost/system/system_error.hpp>
 
 #include "base/deadline.h"
 #include "base/unique_fd.h"
@@ -32,12 +32,34 @@ class FdStream {
     return 0;
   }
 
+  // Beast's concepts also ask for the throwing forms.
+  template <class Buffers>
+  size_t read_some(const Buffers& buffers) {
+    boost::system::error_code ec;
+    size_t n = read_some(buffers, ec);
+    if (ec) throw boost::system::system_error(ec);
+    return n;
+  }
+  template <class Buffers>
+  size_t write_some(const Buffers& buffers) {
+    boost::system::error_code ec;
+    size_t n = write_some(buffers, ec);
+    if (ec) throw boost::system::system_error(ec);
+    return n;
+  }
+
  private:
   size_t Read(void* data, size_t size, boost::system::error_code& ec);
   size_t Write(const void* data, size_t size, boost::system::error_code& ec);
   unique_fd fd_;
   Deadline until_;
 };
+
+// What a failed read or write means: asio's eof -> kUnavailable ("<what>: connection closed"), errc::timed_out ->
+// kDeadlineExceeded, errc::operation_canceled -> kCancelled, an errno by CodeFromErrno, anything else (HTTP parse errors)
+// -> kInvalidArgument.
+std::unexpected<Error> StreamErr(const boost::system::error_code& ec, std::string_view what,
+                                 std::source_location at = std::source_location::current());
 
 // TCP: resolves and connects within the deadline, tries each address. Unix: a path. The error names the target.
 Result<unique_fd> ConnectTcp(const std::string& host, const std::string& port, const Deadline& until);

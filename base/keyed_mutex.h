@@ -1,12 +1,13 @@
 #pragma once
 // A mutex per key, made on first use and dropped with its last user. Lock with a deadline; the error names the key.
-#include <condition_variable>
+#include <list>
 #include <mutex>
 #include <string>
 #include <unordered_map>
 
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/unique_fd.h"
 
 namespace berth {
 
@@ -26,17 +27,20 @@ class KeyedMutex {  // thread-safe
     KeyedMutex* owner_ = nullptr;
     std::string key_;
   };
-  // `what` is used in the error: "waiting 3.0 s for pod 1234".
+  // First come, first served. `what` is the kind of thing, used in the error: "waiting 3.0 s for pod 1234" from what
+  // "pod", key "1234". kDeadlineExceeded, kCancelled.
   Result<Lock> Acquire(const std::string& key, const Deadline& until, std::string_view what);
 
  private:
-  struct Entry {
-    int users = 0;
-    bool held = false;
+  struct Waiter {
+    unique_fd event;       // written when the lock is handed over
+    bool granted = false;
   };
+  void Release(const std::string& key);
+  void HandOver(const std::string& key);  // mutex_ held
+
   std::mutex mutex_;
-  std::condition_variable released_;
-  std::unordered_map<std::string, Entry> entries_;
+  std::unordered_map<std::string, std::list<Waiter*>> held_;  // present: held; the list waits for it
 };
 
 }  // namespace berth

@@ -29,6 +29,10 @@ struct Field {
 };
 using Fields = std::initializer_list<Field>;
 
+// One line without its newline, as it would be written: pure. Control characters and invalid UTF-8 are escaped, so that a
+// value never starts a line or a field of its own.
+std::string Line(Format format, int64_t unix_nanos, Level level, std::string_view event, Fields fields);
+
 void Configure(Level level, Format format);  // call once, before threads
 bool Enabled(Level level);
 void Write(Level level, std::string_view event, Fields fields);
