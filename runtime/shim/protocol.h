@@ -1,0 +1,188 @@
+#pragma once
+// What berthd and berth-shim say to each other, and what the shim leaves on disk.
+//
+//   berthd --(socketpair, descriptor 3)--> spawner            kSpawn; no answers
+//   berthd <--(socketpair made per pod)--> monitor            answers kSpawn with a Hello reply, then is a client
+//   any berthd <--(run_dir/shim.sock)----> monitor            clients; several at once
+//
+// All sockets are AF_UNIX SOCK_SEQPACKET: one message a packet, a Header and then a body. Numbers are in host byte order.
+// Descriptors travel by SCM_RIGHTS in the order that each message states, at most kMaxFds. A monitor serves its clients'
+// requests one by one in the order of arrival; every request gets exactly one answer, in one or more parts. A client that
+// does not read is disconnected as soon as its socket buffer is full; it comes back, says Hello and asks for the list.
+//
+// Versions. The major version is raised when an old peer could misunderstand; otherwise structs only grow at their end:
+// a reader takes a missing tail as zeros and ignores a tail it does not know, and an unknown request type is answered
+// with Status::kUnimplemented. A monitor outlives many agents, so a newer agent must be able to work with any older
+// monitor of the same major version. Hello settles it.
+//
+// Exit record: state_dir/<container id>.exit, mode 0600, written as <container id>.exit.tmp, synced, renamed, directory
+// synced, before anybody is told of the exit; kept until Delete. One line of text:
+//   berth-exit 1 <exit code> <finished_at, unix nanoseconds>\n
+// A file without the final newline is damaged and counts as absent.
+//
+// Shared between the shim (musl, no C++ run time) and the agent: plain types only.
+#include <cstddef>
+#include <cstdint>
+
+namespace berth::shim {
+
+inline constexpr uint32_t kMagic = 0x48535242;  // "BRSH"
+inline constexpr uint16_t kMajor = 1;           // what this source speaks
+inline constexpr uint16_t kMinor = 0;
+inline constexpr size_t kMaxMessage = 16384;    // bytes, header included
+inline constexpr size_t kMaxFds = 250;          // the kernel's SCM_MAX_FD is 253
+inline constexpr size_t kIdSize = 65;           // 64 characters and NUL
+inline constexpr size_t kMaxContainers = 1024;  // of one pod, not yet deleted
+inline constexpr size_t kMaxExecs = 1024;       // running at once in one pod
+inline constexpr size_t kMaxClients = 8;
+inline constexpr const char kSocketName[] = "shim.sock";    // in run_dir
+inline constexpr const char kRecordSuffix[] = ".exit";      // in state_dir
+inline constexpr const char kRecordFormat[] = "berth-exit 1 ";
+
+enum class Type : uint16_t {
+  // requests
+  kSpawn = 1,       // to the spawner: SpawnRequest, then sysctls as "name\0value\0"...
+                    //   fds: the monitor's end of a socketpair; bound, not listening socket; state_dir
+  kHello = 2,       // HelloRequest. Answer: HelloReply. From here on the client gets events
+  kList = 3,        // Empty. Answer: ContainerEntry[] in parts
+  kCreate = 4,      // CreateRequest; fds: plan, log file when kHasLog, then the plan's. Answer: PidReply
+  kStart = 5,       // ContainerRequest. Answer: StartReply
+  kSignal = 6,      // SignalRequest: to the container's first process
+  kDelete = 7,      // ContainerRequest: forgets an exited container and its record; kills one that was never started
+  kExec = 8,        // ExecRequest; fds: plan, write end of the exit pipe, stdio as flagged, then the plan's.
+                    //   Answer: ExecReply; fds: pty master when kTty
+  kSignalExec = 9,  // SignalExecRequest. An exec that has ended is success
+  kReopenLog = 10,  // ContainerRequest; fds: the new log file
+  kCloseStdin = 11, // ContainerRequest
+  kResize = 12,     // ResizeRequest: the container's terminal
+  kShm = 13,        // Empty. Answer: Empty; fds: a detached mount of the pod's /dev/shm
+  kShutdown = 14,   // Empty: kills every process of the pod, answers when all are reaped, ends the monitor
+  // answers
+  kReply = 100,     // success; body as the request says
+  kError = 101,     // ErrorReply
+  // events, request 0
+  kExit = 200,      // ExitEvent
+};
+
+enum HeaderFlags : uint16_t {
+  kMore = 1,        // further parts of this answer follow
+};
+
+struct Header {
+  uint32_t magic = kMagic;
+  uint16_t major = kMajor, minor = kMinor;
+  Type type{};
+  uint16_t flags = 0;
+  uint32_t length = 0;      // bytes after the header
+  uint64_t request = 0;     // chosen by the client, repeated in the answer
+  uint64_t expires = 0;     // CLOCK_MONOTONIC nanoseconds: not begun by then, the answer is kExpired and nothing is done. 0: never
+};
+
+enum class Status : uint16_t {
+  kInvalid = 1,             // malformed message or plan
+  kNotFound = 2,
+  kExists = 3,
+  kState = 4,               // the container is in a state that forbids this
+  kFull = 5,                // a table is full
+  kExpired = 6,
+  kUnimplemented = 7,
+  kSystem = 8,              // a system call failed: `sys`
+  kNoExecutable = 9,        // the program to run does not exist in the container
+  kNotExecutable = 10,      // it exists and may not be executed
+};
+
+struct ErrorReply {
+  Status status{};
+  uint16_t pad = 0;
+  int32_t sys = 0;          // errno, 0: none
+  char what[256] = {};
+};
+
+enum SpawnFlags : uint32_t {
+  kOwnNet = 1, kOwnUts = 2, kOwnIpc = 4,
+  kSharedPid = 8,           // one PID namespace with an init that reaps
+  kAttachShm = 16,          // behave as on kernels before 6.15 (tests)
+};
+struct SpawnRequest {
+  char pod[kIdSize] = {};
+  char hostname[65] = {};
+  char pad[2] = {};
+  uint32_t flags = 0;
+  uint32_t sysctl_bytes = 0;
+  uint64_t shm_bytes = 0;   // 0: no /dev/shm of its own
+};
+
+struct HelloRequest { uint16_t oldest_major = kMajor, newest_major = kMajor, minor = kMinor, pad = 0; };
+enum HelloFds : uint32_t {  // which descriptors came, in this order
+  kFdMonitor = 1,           // pidfd of the monitor
+  kFdNetns = 2,             // the pod's network namespace; absent when it is the host's
+  kFdRoute = 4,             // NETLINK_ROUTE and
+  kFdNetfilter = 8,         //   NETLINK_NETFILTER sockets opened inside it, new ones for each Hello
+  kFdShm = 16,              // detached tmpfs that can be cloned from any namespace; absent: ask kShm for each container
+};
+struct HelloReply {
+  uint16_t major = kMajor, minor = kMinor;  // settled: the newest major both know, the older minor
+  int32_t pid = 0;
+  uint32_t fds = 0;         // HelloFds
+  uint32_t containers = 0;
+  char pod[kIdSize] = {};
+  char pad[7] = {};
+};
+
+struct Empty {};
+struct ContainerRequest { char id[kIdSize] = {}; char pad[7] = {}; };
+
+enum class State : uint8_t { kFree = 0, kCreated = 1, kRunning = 2, kExited = 3 };
+struct ContainerEntry {
+  char id[kIdSize] = {};
+  State state{};
+  char pad[6] = {};
+  int32_t pid = -1;         // -1 once exited
+  int32_t exit_code = 0;
+  int64_t started_at = 0;   // unix nanoseconds; 0: never started
+  int64_t finished_at = 0;
+};
+
+enum CreateFlags : uint32_t {
+  kTty = 1,                 // the plan asks for a terminal: all output is stdout, CR before LF is dropped in the log
+  kKeepStdin = 2,           // stdin is a pipe whose other end the monitor holds; else /dev/null
+  kHasLog = 4,              // without it output is read and dropped
+  kJoinPodPid = 8,          // the PID namespace of the pod's init
+  kJoinTargetPid = 16,      //   or that of container `target`
+  kIn = 32, kOut = 64, kErr = 128,  // exec: which standard streams are given
+};
+struct CreateRequest {
+  char id[kIdSize] = {};
+  char target[kIdSize] = {};
+  char pad[2] = {};
+  uint32_t flags = 0;
+  uint32_t plan_fds = 0;
+  uint64_t plan_size = 0;   // bytes of the sealed memfd
+};
+struct PidReply { int32_t pid = -1; uint32_t pad = 0; };
+struct StartReply { int64_t started_at = 0; };
+struct SignalRequest { char id[kIdSize] = {}; char pad[3] = {}; int32_t signal = 0; };
+
+struct ExecRequest {
+  char container[kIdSize] = {};
+  char pad[3] = {};
+  uint32_t flags = 0;       // CreateFlags: kTty, kIn, kOut, kErr
+  uint32_t plan_fds = 0;
+  uint64_t plan_size = 0;
+};
+struct ExecReply { uint64_t exec = 0; int32_t pid = -1; uint32_t pad = 0; };
+struct SignalExecRequest { uint64_t exec = 0; int32_t signal = 0; uint32_t pad = 0; };
+struct ResizeRequest { char id[kIdSize] = {}; char pad[3] = {}; uint16_t rows = 0, columns = 0; };
+
+struct ExitEvent {
+  char id[kIdSize] = {};
+  char pad[3] = {};
+  int32_t exit_code = 0;    // 128+n by signal
+  int64_t finished_at = 0;  // unix nanoseconds
+};
+
+static_assert(sizeof(Header) == 32);
+static_assert(sizeof(ContainerEntry) == 96);
+static_assert(sizeof(CreateRequest) == 152);
+
+}  // namespace berth::shim
