@@ -9,7 +9,6 @@ find_package(Threads REQUIRED)
 set(CMAKE_CXX_STANDARD 23)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
-set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 
 set(BERTH_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, empty for none")
 
