@@ -83,7 +83,8 @@ endfunction()
 
 # berth_static_library / berth_static_executable: C++ for processes that live beside or inside containers. musl, no
 # exceptions, no RTTI, no C++ run time, no heap (rule kept by review and by the `nm` test in runtime/init).
-set(BERTH_MUSL_ROOT /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}-musl)
+string(REGEX REPLACE "-gnu$" "-musl" BERTH_MUSL_TRIPLE ${CMAKE_LIBRARY_ARCHITECTURE})
+set(BERTH_MUSL_ROOT /usr/lib/${BERTH_MUSL_TRIPLE})
 set(_kernel_headers ${CMAKE_BINARY_DIR}/kernel-headers)
 file(MAKE_DIRECTORY ${_kernel_headers})
 file(CREATE_LINK /usr/include/linux ${_kernel_headers}/linux SYMBOLIC)
@@ -98,7 +99,7 @@ target_compile_options(berth_static_flags INTERFACE -Wall -Wextra -Werror -Wno-m
   -fno-stack-protector -ffunction-sections -fdata-sections -nostdinc
   "SHELL:-isystem /usr/include/c++/${_gcc_major}"
   "SHELL:-isystem /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}/c++/${_gcc_major}"
-  "SHELL:-isystem /usr/include/${CMAKE_LIBRARY_ARCHITECTURE}-musl" "SHELL:-isystem ${_gcc_include}"
+  "SHELL:-isystem /usr/include/${BERTH_MUSL_TRIPLE}" "SHELL:-isystem ${_gcc_include}"
   "SHELL:-isystem ${_kernel_headers}")
 target_compile_definitions(berth_static_flags INTERFACE _GLIBCXX_OS_DEFINES BERTH_STATIC=1)
 target_include_directories(berth_static_flags INTERFACE ${CMAKE_SOURCE_DIR})

@@ -1,0 +1,75 @@
+#pragma once
+// What executor.cc (parent side) and the child's files share: the message between them and the child's state.
+//
+//   child                                   parent
+//     kWarning text  ------------------------>        any number
+//     kTerminal + SCM_RIGHTS pty master  ---->        when the plan asks for a terminal
+//     kReady  -------------------------------->       everything up to execve is done; Create returns
+//     <------------------------------------ "s"       Start
+//     (close on exec) ------------------------>       execve worked
+//     kFailed kind errno text  ---------------->      at any point; the child exits
+//
+// The socket is SOCK_SEQPACKET. With a listening socket in the plan the child leaves the first socket after kReady and
+// takes the start from the first connection there, with the same messages.
+#include <cstdint>
+
+#include "runtime/init/executor.h"
+#include "runtime/init/plan.h"
+
+namespace berth::init {
+
+enum class MessageType : uint32_t { kWarning = 1, kTerminal, kReady, kFailed };
+
+struct Message {
+  MessageType type = MessageType::kReady;
+  int32_t sys = 0;
+  int32_t kind = 0;
+  char text[240] = {};
+};
+
+struct Child {
+  const char* base = nullptr;    // of the plan
+  const Plan* plan = nullptr;
+  const int* fds = nullptr;
+  int sync = -1;
+  Stdio stdio;
+  int target = -1;               // exec: pidfd
+
+  int proc = -1;                 // procfs of the process's PID namespace, verified
+  int dev = -1;                  // the tmpfs at /dev when it is ours
+  int devpts = -1;
+  int null = -1;                 // O_PATH of a verified char 1:3 node of the container
+  int terminal = -1;             // pty slave
+
+  const char* String(Str s) const { return base + s; }
+  template <class T>
+  const T* Array(Slice s) const { return reinterpret_cast<const T*>(base + s.offset); }
+  int Fd(FdIndex i) const { return i < 0 ? -1 : fds[i]; }
+};
+
+// Reports "<text>: <strerror>" (or the text alone when sys is 0) and ends the child.
+[[noreturn]] void Fail(const Child& child, int sys, const char* a, const char* b = "", const char* c = "",
+                       const char* d = "", int kind = 0);
+void Warn(const Child& child, int sys, const char* a, const char* b = "", const char* c = "");
+void Send(const Child& child, const Message& message, int fd = -1);
+
+// tree.cc: the container's file tree, from an empty or a host root to the finished one.
+void EnterRoot(Child& child);
+void BuildTree(Child& child);
+void SealTree(Child& child);       // masks, read-only paths, read-only root, propagation
+int OpenTarget(const Child& child, const char* path, uint64_t flags, bool no_symlinks);  // O_PATH; -1 and errno
+// Opens `path`, creating what is missing (directories 0755; the last one a file when `file`).
+int MakeTarget(const Child& child, const char* path, bool file, bool no_symlinks);
+int ProcOf(Child& child);          // child.proc, opened when there is none yet
+
+// process.cc: standard streams, settings, credentials.
+void MakeTerminal(Child& child);
+void SetStandardStreams(Child& child);
+void ApplySettings(Child& child);  // hostname, sysctls, oom score, rlimits, labels
+void EnterDirectory(Child& child, bool as_user);
+void DropPrivileges(Child& child);
+[[noreturn]] void Execute(Child& child);  // looks args[0] up, waits for the start, loads seccomp, execve
+
+[[noreturn]] void RunChild(Child& child);
+
+}  // namespace berth::init

@@ -1,0 +1,430 @@
+#include "runtime/init/executor.h"
+
+#include <linux/filter.h>
+#include <linux/keyctl.h>
+#include <net/if.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "runtime/init/child.h"
+#include "runtime/init/kernel.h"
+#include "runtime/init/text.h"
+
+namespace berth::init {
+namespace {
+
+void Describe(Failure* failure, int sys, const char* a, const char* b = "", const char* c = "") {
+  failure->sys = sys;
+  Text text(failure->what, sizeof failure->what);
+  text << a << b << c;
+  if (sys) text << ": " << strerror(sys);
+}
+
+// ---- The plan's own consistency: it crossed a process boundary. -------------------------------------------------------
+
+struct Checker {
+  const char* base;
+  size_t size;
+  const Plan& plan;
+  size_t fd_count;
+
+  bool Text(Str s) const { return s < size && (s == 0 || memchr(base + s, 0, size - s)); }
+  bool Fd(FdIndex i) const { return i >= -1 && i < static_cast<FdIndex>(fd_count); }
+  template <class T>
+  bool Array(Slice s) const {
+    return s.count == 0 || (s.offset % alignof(T) == 0 && s.offset <= size && s.count <= (size - s.offset) / sizeof(T));
+  }
+  bool Texts(Slice s) const {
+    if (!Array<Str>(s)) return false;
+    const Str* p = reinterpret_cast<const Str*>(base + s.offset);
+    for (uint32_t i = 0; i < s.count; ++i)
+      if (!Text(p[i])) return false;
+    return true;
+  }
+  bool Ok() const {
+    const Plan& p = plan;
+    if (!Text(p.hostname) || !Text(p.domainname) || !Text(p.path) || !Text(p.cwd) || !Text(p.keyring) ||
+        !Text(p.apparmor) || !Text(p.selinux) || !p.cwd)
+      return false;
+    if (!Fd(p.pid_namespace) || !Fd(p.target) || !Fd(p.cgroup2) || !Fd(p.rootfs) || !Fd(p.null_tree) || !Fd(p.listen))
+      return false;
+    if (p.kind == PlanKind::kContainer && p.rootfs < 0) return false;
+    if (!Texts(p.masked) || !Texts(p.readonly_paths) || !Texts(p.args) || !Texts(p.env) || p.args.count == 0) return false;
+    if (!Array<uint32_t>(p.groups) || !Array<Limit>(p.rlimits) || !Array<sock_filter>(p.seccomp) || p.seccomp.count > 65535)
+      return false;
+    if (!Array<FdIndex>(p.cgroup1) || !Array<Join>(p.joins) || !Array<Op>(p.ops) || !Array<Setting>(p.sysctls)) return false;
+    const FdIndex* tasks = reinterpret_cast<const FdIndex*>(base + p.cgroup1.offset);
+    for (uint32_t i = 0; i < p.cgroup1.count; ++i)
+      if (!Fd(tasks[i])) return false;
+    const Join* joins = reinterpret_cast<const Join*>(base + p.joins.offset);
+    for (uint32_t i = 0; i < p.joins.count; ++i)
+      if (!Fd(joins[i].fd)) return false;
+    const Setting* settings = reinterpret_cast<const Setting*>(base + p.sysctls.offset);
+    for (uint32_t i = 0; i < p.sysctls.count; ++i)
+      if (!Text(settings[i].name) || !Text(settings[i].value)) return false;
+    const Op* ops = reinterpret_cast<const Op*>(base + p.ops.offset);
+    for (uint32_t i = 0; i < p.ops.count; ++i) {
+      const Op& op = ops[i];
+      if (!Fd(op.fd) || !Text(op.target) || !Text(op.source) || !Text(op.type) || !Text(op.data)) return false;
+      if (!op.target || base[op.target] != '/' || base[op.target + 1] == 0) return false;
+      if (op.kind == OpKind::kTree && op.fd < 0) return false;
+    }
+    return true;
+  }
+};
+
+const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Failure* failure) {
+  const Plan* plan = static_cast<const Plan*>(bytes);
+  if (size < sizeof(Plan) || size > kPlanLimit || plan->magic != kPlanMagic || plan->size != size) {
+    Describe(failure, EINVAL, "start plan: damaged header");
+    return nullptr;
+  }
+  if (plan->version != kPlanVersion) {
+    Describe(failure, EINVAL, "start plan: made by another version");
+    return nullptr;
+  }
+  Checker checker{static_cast<const char*>(bytes), size, *plan, fd_count};
+  if (plan->fd_count != fd_count || (plan->kind != PlanKind::kContainer && plan->kind != PlanKind::kExec) || !checker.Ok()) {
+    Describe(failure, EINVAL, "start plan: inconsistent");
+    return nullptr;
+  }
+  return plan;
+}
+
+// ---- Messages ---------------------------------------------------------------------------------------------------------
+
+// 1 message, 0 end of file, -1 error. *fd: a descriptor that came along, else -1.
+int Receive(int sync, Message* message, int* fd) {
+  iovec part{message, sizeof *message};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = control;
+  header.msg_controllen = sizeof control;
+  ssize_t n;
+  do n = recvmsg(sync, &header, MSG_CMSG_CLOEXEC);
+  while (n < 0 && errno == EINTR);
+  *fd = -1;
+  if (n < 0) return errno == ECONNRESET ? 0 : -1;
+  if (cmsghdr* c = CMSG_FIRSTHDR(&header); c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+    memcpy(fd, CMSG_DATA(c), sizeof(int));
+  if (n == 0) return 0;
+  message->text[sizeof message->text - 1] = 0;
+  return 1;
+}
+
+void Reap(int pidfd) {
+  siginfo_t info;
+  while (waitid(static_cast<idtype_t>(3) /* P_PIDFD */, static_cast<id_t>(pidfd), &info, WEXITED | __WALL) < 0 && errno == EINTR) {
+  }
+}
+
+void Abandon(Process* process) {
+  PidfdSignal(process->pidfd, SIGKILL);
+  Reap(process->pidfd);
+  close(process->pidfd);
+  if (process->sync >= 0) close(process->sync);
+  if (process->terminal >= 0) close(process->terminal);
+  *process = Process{};
+}
+
+bool Started(int sync, Failure* failure) {
+  char go = 's';
+  ssize_t n;
+  do n = send(sync, &go, 1, MSG_NOSIGNAL);
+  while (n < 0 && errno == EINTR);
+  if (n != 1) {
+    Describe(failure, 0, "container not running: it ended before it was started");
+    close(sync);
+    return false;
+  }
+  for (;;) {
+    Message message;
+    int fd;
+    int got = Receive(sync, &message, &fd);
+    if (fd >= 0) close(fd);
+    if (got == 1 && message.type == MessageType::kWarning) continue;
+    if (got == 1 && message.type == MessageType::kFailed) {
+      Describe(failure, 0, message.text);
+      failure->sys = message.sys;
+      failure->kind = message.kind;
+      close(sync);
+      return false;
+    }
+    close(sync);
+    if (got == 0) return true;  // closed by execve
+    Describe(failure, EPROTO, "start: unexpected answer");
+    return false;
+  }
+}
+
+bool RaiseLoopback() {
+  int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (s < 0) return false;
+  ifreq request{};
+  strcpy(request.ifr_name, "lo");
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  bool ok = ioctl(s, SIOCSIFFLAGS, &request) == 0;
+  int err = errno;
+  close(s);
+  errno = err;
+  return ok;
+}
+
+void JoinKeyring(const Child& child) {
+  // Shared with the host otherwise. Kernels without keys and full quotas are not a reason to fail.
+  long ring = syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, child.String(child.plan->keyring), 0, 0, 0);
+  if (ring < 0) {
+    if (errno == ENOSYS) return;
+    if (errno != EDQUOT && errno != ENOMEM) Fail(child, errno, "join session keyring");
+    Warn(child, errno, "session keyring");
+    return;
+  }
+  constexpr unsigned kSearchable = 0x3f1b0000;  // possessor all; user view, read, search, link
+  syscall(SYS_keyctl, KEYCTL_SETPERM, ring, kSearchable, 0, 0);
+}
+
+long Clone(uint64_t flags, int cgroup, int* pidfd) {
+  // Laid out as the kernel's struct clone_args, 88 bytes (CLONE_ARGS_SIZE_VER2).
+  struct {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+  } args{};
+  args.flags = flags | CLONE_PIDFD;
+  args.pidfd = reinterpret_cast<uint64_t>(pidfd);
+  args.exit_signal = SIGCHLD;
+  if (cgroup >= 0) {
+    args.flags |= kCloneIntoCgroup;
+    args.cgroup = static_cast<uint64_t>(cgroup);
+  }
+  return syscall(SYS_clone3, &args, sizeof args);
+}
+
+}  // namespace
+
+// ---- Child ------------------------------------------------------------------------------------------------------------
+
+void Send(const Child& child, const Message& message, int fd) {
+  iovec part{const_cast<Message*>(&message), sizeof message};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  if (fd >= 0) {
+    header.msg_control = control;
+    header.msg_controllen = sizeof control;
+    cmsghdr* c = CMSG_FIRSTHDR(&header);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(c), &fd, sizeof(int));
+  }
+  ssize_t n;
+  do n = sendmsg(child.sync, &header, MSG_NOSIGNAL);
+  while (n < 0 && errno == EINTR);
+}
+
+void Fail(const Child& child, int sys, const char* a, const char* b, const char* c, const char* d, int kind) {
+  Message message;
+  message.type = MessageType::kFailed;
+  message.sys = sys;
+  message.kind = kind;
+  Text text(message.text, sizeof message.text);
+  text << a << b << c << d;
+  if (sys) text << ": " << strerror(sys);
+  Send(child, message);
+  _exit(kind == 1 ? 127 : kind == 2 ? 126 : 128);
+}
+
+void Warn(const Child& child, int sys, const char* a, const char* b, const char* c) {
+  Message message;
+  message.type = MessageType::kWarning;
+  Text text(message.text, sizeof message.text);
+  text << a << b << c;
+  if (sys) text << ": " << strerror(sys);
+  Send(child, message);
+}
+
+void RunChild(Child& child) {
+  const Plan& plan = *child.plan;
+  // Before anything is joined: what shares a PID namespace with us must not read our descriptors. CVE-2016-9962.
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  prctl(PR_SET_NAME, "berth-init", 0, 0, 0);
+  struct {
+    uint64_t handler, flags, restorer, mask;
+  } dispose{};
+  for (int signal = 1; signal < 32; ++signal)
+    if (signal != SIGKILL && signal != SIGSTOP) syscall(SYS_rt_sigaction, signal, &dispose, nullptr, sizeof(uint64_t));
+  if (setsid() < 0 && errno != EPERM) Fail(child, errno, "start a session");
+
+  const FdIndex* tasks = child.Array<FdIndex>(plan.cgroup1);
+  for (uint32_t i = 0; i < plan.cgroup1.count; ++i)
+    if (write(child.Fd(tasks[i]), "0", 1) != 1) Fail(child, errno, "enter cgroup");
+  if (plan.kind == PlanKind::kExec && plan.target_flags && syscall(SYS_setns, child.target, plan.target_flags) < 0)
+    Fail(child, errno, "join the container's namespaces");
+  const Join* joins = child.Array<Join>(plan.joins);
+  for (uint32_t i = 0; i < plan.joins.count; ++i)
+    if (syscall(SYS_setns, child.Fd(joins[i].fd), joins[i].flags) < 0) Fail(child, errno, "join namespace");
+  if (plan.flags & kPlanNewCgroupNamespace && syscall(SYS_unshare, CLONE_NEWCGROUP) < 0)
+    Fail(child, errno, "make cgroup namespace");
+  if (plan.keyring) JoinKeyring(child);
+  if (plan.flags & kPlanLoopbackUp && !RaiseLoopback()) Fail(child, errno, "bring up loopback");
+
+  if (plan.kind == PlanKind::kContainer) {
+    mode_t mask = umask(0);
+    EnterRoot(child);
+    BuildTree(child);
+    umask(mask);
+  }
+  MakeTerminal(child);
+  SetStandardStreams(child);
+  ApplySettings(child);
+  EnterDirectory(child, false);
+  if (plan.kind == PlanKind::kContainer) SealTree(child);
+  DropPrivileges(child);
+  EnterDirectory(child, true);
+  Execute(child);
+}
+
+// ---- Parent -----------------------------------------------------------------------------------------------------------
+
+bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, const Stdio& stdio, const Options& options,
+            Process* process, Failure* failure) {
+  *process = Process{};
+  *failure = Failure{};
+  const Plan* plan = CheckPlan(bytes, size, fd_count, failure);
+  if (!plan) return false;
+
+  Child child;
+  child.base = static_cast<const char*>(bytes);
+  child.plan = plan;
+  child.fds = fds;
+  child.stdio = stdio;
+  child.target = plan->flags & kPlanCallerTarget ? options.target : child.Fd(plan->target);
+  int pid_namespace = plan->flags & kPlanCallerPid ? options.pid_namespace : child.Fd(plan->pid_namespace);
+  if (plan->kind == PlanKind::kExec) {
+    if (child.target < 0) {
+      Describe(failure, EINVAL, "start plan: no pidfd of the container");
+      return false;
+    }
+    if (pid_namespace < 0) pid_namespace = child.target;
+  } else if (plan->flags & kPlanCallerPid && pid_namespace < 0) {
+    Describe(failure, EINVAL, "start plan: no PID namespace to join");
+    return false;
+  }
+
+  int sockets[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0) {
+    Describe(failure, errno, "make synchronisation socket");
+    return false;
+  }
+  // Joining a PID namespace only concerns children, so the caller does it around the clone and goes back to its own.
+  int self = -1;
+  if (pid_namespace >= 0) {
+    self = static_cast<int>(PidfdOpen(static_cast<pid_t>(syscall(SYS_getpid))));
+    if (self < 0 || syscall(SYS_setns, pid_namespace, CLONE_NEWPID) < 0) {
+      int err = errno;
+      Describe(failure, err, err == ESRCH ? "container not running" : "join PID namespace");
+      if (self >= 0) close(self);
+      close(sockets[0]);
+      close(sockets[1]);
+      return false;
+    }
+  }
+  int pidfd = -1;
+  long pid = Clone(plan->clone_flags, child.Fd(plan->cgroup2), &pidfd);
+  if (pid == 0) {
+    close(sockets[0]);
+    child.sync = sockets[1];
+    RunChild(child);
+  }
+  int err = errno;
+  close(sockets[1]);
+  process->sync = sockets[0];
+  bool restored = true;
+  if (self >= 0) {
+    restored = syscall(SYS_setns, self, CLONE_NEWPID) == 0;
+    close(self);
+  }
+  if (pid < 0) {
+    close(sockets[0]);
+    *process = Process{};
+    bool gone = err == ENOMEM && pid_namespace >= 0;  // the namespace's first process has ended
+    Describe(failure, gone ? 0 : err, gone ? "container not running" : "clone into new namespaces");
+    return false;
+  }
+  process->pid = static_cast<pid_t>(pid);
+  process->pidfd = pidfd;
+  if (!restored) {
+    Describe(failure, errno, "return to own PID namespace");
+    Abandon(process);
+    return false;
+  }
+
+  Text warnings(process->warnings, sizeof process->warnings);
+  for (;;) {
+    Message message;
+    int fd;
+    int got = Receive(process->sync, &message, &fd);
+    if (got == 1 && message.type == MessageType::kReady) return true;
+    if (got == 1 && message.type == MessageType::kTerminal && fd >= 0) {
+      process->terminal = fd;
+      continue;
+    }
+    if (fd >= 0) close(fd);
+    if (got == 1 && message.type == MessageType::kWarning) {
+      warnings << message.text << "\n";
+      continue;
+    }
+    if (got == 1 && message.type == MessageType::kFailed) {
+      Describe(failure, 0, message.text);
+      failure->sys = message.sys;
+      failure->kind = message.kind;
+    } else if (got == 0) {
+      Describe(failure, 0, "the process ended while it was set up (killed, or out of memory)");
+    } else {
+      Describe(failure, errno, "receive from the process");
+    }
+    Abandon(process);
+    return false;
+  }
+}
+
+bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
+            Failure* failure) {
+  return Create(plan, plan_size, fds, fd_count, stdio, Options{}, process, failure);
+}
+
+bool Start(Process* process, Failure* failure) {
+  *failure = Failure{};
+  int sync = process->sync;
+  process->sync = -1;
+  if (sync < 0) {
+    Describe(failure, EINVAL, "start: already started");
+    return false;
+  }
+  return Started(sync, failure);
+}
+
+bool StartOver(int connection, Failure* failure) {
+  *failure = Failure{};
+  return Started(connection, failure);
+}
+
+bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, const Options& options,
+          Process* process, Failure* failure) {
+  if (!Create(plan, plan_size, fds, fd_count, stdio, options, process, failure)) return false;
+  if (Start(process, failure)) return true;
+  Abandon(process);
+  return false;
+}
+
+bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
+          Failure* failure) {
+  return Exec(plan, plan_size, fds, fd_count, stdio, Options{}, process, failure);
+}
+
+}  // namespace berth::init
