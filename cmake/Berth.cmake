@@ -24,10 +24,15 @@ add_library(berth_flags INTERFACE)
 target_compile_options(berth_flags INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers -fno-plt
                        -fdiagnostics-color=always $<$<CONFIG:Debug>:-O1> -g1)
 target_include_directories(berth_flags INTERFACE ${CMAKE_SOURCE_DIR})
+# Empty without sanitizers. A variable, not a generator expression: the list of sanitizers holds commas.
+set(BERTH_SANITIZE_OPTION "")
 if(BERTH_SANITIZE)
-  target_compile_options(berth_flags INTERFACE -fsanitize=${BERTH_SANITIZE} -fno-omit-frame-pointer
-                         $<$<NOT:$<STREQUAL:${BERTH_SANITIZE},thread>>:-fno-sanitize-recover=all>)
-  target_link_options(berth_flags INTERFACE -fsanitize=${BERTH_SANITIZE})
+  set(BERTH_SANITIZE_OPTION -fsanitize=${BERTH_SANITIZE})
+  target_compile_options(berth_flags INTERFACE ${BERTH_SANITIZE_OPTION} -fno-omit-frame-pointer)
+  if(NOT BERTH_SANITIZE STREQUAL "thread")
+    target_compile_options(berth_flags INTERFACE -fno-sanitize-recover=all)
+  endif()
+  target_link_options(berth_flags INTERFACE ${BERTH_SANITIZE_OPTION})
 endif()
 
 # Debian's fmt, spdlog as libraries; std headers that every file needs.
