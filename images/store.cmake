@@ -1,0 +1,5 @@
+# References and documents, then the store over the registry client, the content store and a Snapshotter.
+berth_library(berth_image_documents
+  SOURCES reference.cc media.cc
+  LINK berth_images_base)
+berth_test(image_documents_test SOURCES reference_test.cc media_test.cc LINK berth_image_documents)
