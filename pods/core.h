@@ -14,6 +14,7 @@
 #include "images/store.h"
 #include "pods/state.h"
 #include "runtime/launcher.h"
+#include "runtime/linux/cgroup.h"
 #include "runtime/options.h"
 
 namespace berth::pods {
@@ -37,6 +38,7 @@ struct Core {
   std::string run;       // /run/berth
   const Clock& clock;
   Operations& operations;
+  const runtime::cgroup::Layout* cgroups = nullptr;  // of the host; null: no cgroup is read or removed
 };
 
 // A retry of the same identity joins the first attempt and takes its answer; after success it gets the same id.
@@ -93,8 +95,12 @@ struct OciInput {
   std::string pod_dir;                     // hosts, hostname, resolv.conf of the pod live here
   std::string cgroup;
   bool cgroup_v2 = false;
-  std::vector<runtime::oci::Device> devices;  // of container.devices, looked up on the host
+  std::vector<runtime::oci::Device> devices;  // of container.devices, looked up on the host; privileged: all of the host
+  std::string hostname;                    // of the pod's uts namespace
+  std::optional<runtime::oci::Seccomp> seccomp;  // the profile that container.seccomp asks for; none: unconfined
 };
 Result<runtime::oci::Spec> MakeOciSpec(const OciInput& input);
+// The one a container was made from, as it is in its row.
+Result<runtime::oci::Spec> FindOciSpec(Core& core, const std::string& container);
 
 }  // namespace berth::pods

@@ -286,6 +286,17 @@ std::optional<runtime::ExitFacts> Registry::EndStart(const ContainerId& id) {
   return std::exchange(it->second.early_exit, std::nullopt);
 }
 
+void Registry::MarkLost(const PodId& id) {
+  std::lock_guard lock(mutex_);
+  if (auto it = pods_.find(id.str()); it != pods_.end()) it->second.lost = true;
+}
+
+bool Registry::Lost(const PodId& id) const {
+  std::lock_guard lock(mutex_);
+  auto it = pods_.find(id.str());
+  return it != pods_.end() && it->second.lost;
+}
+
 // --- joins
 
 Registry::Claim::~Claim() {

@@ -77,10 +77,14 @@ class Registry {
   // Fires when the container is exited or gone; null when it already is.
   std::shared_ptr<Latch> ExitLatch(const ContainerId& id);
   // A container being started: its exit is put aside until the start is recorded, so that the order is always started,
-  // then exited. BeginStart: false when one is under way. DeferExit: true when the exit was put aside. EndStart gives it back.
+  // then exited. DeferExit: true when the exit was put aside. EndStart gives it back.
   void BeginStart(const ContainerId& id);
   bool DeferExit(const runtime::ExitFacts& facts);
   std::optional<runtime::ExitFacts> EndStart(const ContainerId& id);
+
+  // The monitor of a pod in creation died: the creation finds out when it is about to say ready.
+  void MarkLost(const PodId& id);
+  bool Lost(const PodId& id) const;
 
   // --- joins
   class [[nodiscard]] Claim {
@@ -121,6 +125,7 @@ class Registry {
   struct PodEntry {
     PodPtr state;
     std::set<std::string> containers;
+    bool lost = false;
   };
   struct ContainerEntry {
     ContainerPtr state;

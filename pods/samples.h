@@ -45,6 +45,7 @@ class Samples {
     bool sampled = false;
     std::optional<images::Usage> writable;
     std::chrono::steady_clock::time_point walked{};
+    bool after_end = false;                  // walked since the container exited
   };
   void Loop();
 
