@@ -374,9 +374,9 @@ class FakeLauncher : public Launcher {
     PodHandle handle;
     handle.monitor = pod.monitor;
     auto any = [] { return unique_fd(::open("/dev/null", O_RDWR | O_CLOEXEC)); };  // valid, and harmless if used
-    handle.netlink = any();
-    handle.nf_netlink = any();
     if (!pod.launch.host_network) {
+      handle.netlink = any();
+      handle.nf_netlink = any();
       handle.netns = any();
       handle.netns_path = fmt::format("/proc/{}/ns/net", pod.monitor);
     }

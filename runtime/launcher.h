@@ -35,7 +35,7 @@ struct PodHandle {
   pid_t monitor = -1;
   unique_fd netns;                       // invalid with host_network
   unique_fd netlink;                     // NETLINK_ROUTE socket opened inside the pod's network namespace
-  unique_fd nf_netlink;                  // NETLINK_NETFILTER socket opened there
+  unique_fd nf_netlink;                  // NETLINK_NETFILTER socket opened there; both invalid with host_network
   std::string netns_path;                // /proc/<monitor>/ns/net; empty with host_network
 };
 
@@ -59,6 +59,7 @@ struct ContainerLaunch {
 struct ExecLaunch {
   PodId pod;
   ContainerId container;
+  const oci::Spec* spec = nullptr;       // the container's: its seccomp filter is the exec's; null: none is set
   const oci::Process* process = nullptr; // args, env, cwd, user, capabilities, ...; env and cwd already complete
   // Either descriptors that become the process's standard streams (pipes or sockets) ...
   int in = -1, out = -1, err = -1;       // -1: /dev/null
@@ -98,7 +99,7 @@ class Launcher {
   virtual ~Launcher() = default;
 
   // Called from one thread of the launcher, never concurrently, also for exits that happened before adoption. Must not
-  // block for long.
+  // block for long. The exit of a short-lived container may be told before StartContainer has returned.
   using ExitCallback = std::function<void(const PodId&, const ExitFacts&)>;
   using LostCallback = std::function<void(const PodId&)>;  // the monitor itself died without being asked to
   virtual void OnExit(ExitCallback callback) = 0;          // before the first other call
@@ -116,7 +117,8 @@ class Launcher {
   // Makes the container up to the last step before execve. Returns the host pid.
   virtual Result<pid_t> CreateContainer(const ContainerLaunch& launch, const Deadline& until) = 0;
   // Lets it run. When execve fails the error has the runtime's text ("exec: \"x\": executable file not found in $PATH")
-  // and the container counts as exited with code 128.
+  // and the container counts as exited with code 128, which OnExit tells. Error::sys is ENOENT (127 by the shells' rule) or
+  // EACCES (126) when the program itself is the reason; the same from Exec.
   virtual Result<int64_t> StartContainer(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;  // started_at
   // all: every process of the container's cgroup. A container without processes is success.
   virtual Result<void> Signal(const PodId& pod, const ContainerId& id, int signal, bool all, const Deadline& until) = 0;

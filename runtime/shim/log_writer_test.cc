@@ -170,7 +170,7 @@ TEST(LogWriter, KeepsWhatTheDiskRefuses) {
     output.append(40000, 'x');
     output += '\n';
     bool good = true;
-    for (size_t limit = 1; limit < 400000 && good; limit = limit * 2 + 37) {
+    for (size_t limit = 1; limit < 200000 && good; limit = limit * 2 + 37) {
       int fd = MemFile();
       int copy = ::dup(fd);
       Writer w(fd);

@@ -95,7 +95,7 @@ struct ErrorReply {
   Status status{};
   uint16_t pad = 0;
   int32_t sys = 0;          // errno, 0: none
-  char what[256] = {};
+  char what[256] = {};      // complete, with the words for `sys`
 };
 
 enum SpawnFlags : uint32_t {
