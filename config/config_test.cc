@@ -86,6 +86,17 @@ TEST(Config, AllErrorsOfAFileAreReported) {
   ExpectGolden("config/testdata/wrong.errors", loaded.error().what + "\n");
 }
 
+// A field that is new in an options.h does not compile here until it has been given a key (or a reason to have none).
+TEST(Config, EveryOptionHasAKey) {
+  const auto& [root, run, snapshotter, parallel_downloads, pinned, registries] = images::Options();  // root, run: of the top level
+  const auto& [mirrors, plain_http, skip_verify, ca_file] = images::RegistryOptions();
+  const auto& [config_dir, plugin_dirs, built_in_default, bridge, subnets, table] = cni::Options();
+  const auto& [shim, cgroup_root, seccomp_profile] = runtime::Options();
+  const size_t ours = 2 + 4 + 1 + 2;  // top level, server, metrics, log
+  EXPECT_EQ(Keys().size(), ours + 3 + 6 + 3);
+  EXPECT_EQ(RegistryKeys().size(), 4u);
+}
+
 TEST(Config, TheExampleIsUpToDate) { ExpectGolden("packaging/config.toml", PrintDefaults(true)); }
 
 TEST(Config, SyntaxErrorsHaveLineAndColumn) {
@@ -119,7 +130,7 @@ TEST(Config, ValuesAreChecked) {
                           "cni.subnets = ['fd00::/64','fd01::/64']", "metrics.address = ':9464'", "metrics.address = '::1:9464'",
                           "metrics.address = '127.0.0.1:99999'", "root = 'a'", "root = '/a/../b'", "root = ''", "cni.bridge = ''",
                           "cni.bridge = 'a/b'", "cni.table = '1a'", "server.mode = 0o1777", "server.group = 'a b'", "log.level = 3",
-                          "cni.plugin_dirs = []", "root = \"/a\\nb\"", "log.level = 1979-05-27", "images.parallel_downloads = 1.0"})
+                          "cni.plugin_dirs = []", "root = \"/a\\nb\"", "log.level = 1979-05-27", "images.parallel_downloads = 1.0", "images.pinned = ['a b']"})
     EXPECT_NE(Refusal(bad), "accepted") << bad;
   EXPECT_EQ(Refusal("run = '/var/lib/berth/run'"),
             "c.toml:1: run: root (/var/lib/berth) and run (/var/lib/berth/run) must not lie in one another");

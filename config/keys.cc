@@ -112,6 +112,11 @@ std::string Subnets(const std::vector<std::string>& list) {
   return "";
 }
 
+std::string ImageName(std::string& text) {
+  if (text.empty() || text.size() > 512 || !OnlyOf(text, "/._:@-+[]")) return "an image such as \"registry.k8s.io/pause:3.9\" or an id";
+  return "";
+}
+
 std::string NotEmpty(const std::vector<std::string>& list) { return list.empty() ? "at least one directory" : ""; }
 
 std::string Mirror(std::string& text) {
@@ -198,6 +203,9 @@ std::span<const Key<Config>> Keys() {
       At<C, &C::images, &images::Options::parallel_downloads>("images.parallel_downloads", kInteger,
                                                               "Blobs fetched at the same time, for all pulls together.",
                                                               {.low = 1, .high = 64}),
+      At<C, &C::images, &images::Options::pinned>("images.pinned", kList,
+                                                  "Images that clients' garbage collection is told to leave alone: references or ids.",
+                                                  {.check = ImageName}),
   };
   return keys;
 }
