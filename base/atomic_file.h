@@ -15,7 +15,9 @@ Result<std::string> ReadFileAt(int dir, const std::string& path, size_t limit = 
 // One write(2) to an existing file (sysctl, cgroup); the error names path and value.
 Result<void> WriteExisting(const std::string& path, std::string_view value);
 Result<void> MakeDirs(const std::string& path, unsigned mode = 0755);   // mkdir -p
-Result<void> RemoveTree(const std::string& path);                       // rm -rf, never follows symlinks, missing = success
+// rm -rf, however deep; never follows symlinks; missing = success. What is mounted below (or at) path is not entered:
+// kConflict, and the rest may be gone by then.
+Result<void> RemoveTree(const std::string& path);
 Result<void> SyncDirectory(const std::string& path);
 bool Exists(const std::string& path);                                   // lstat
 Result<void> WriteAll(int fd, std::string_view bytes);                  // repeats short writes and EINTR

@@ -8,7 +8,8 @@
 // Reading: unknown members are ignored; null and missing leave the default; a wrong type is kInvalidArgument with the
 // path: `hosts.json: HostConfig.NanoCpus: expected integer, got string`. Depth and size are bounded (hostile input).
 // Writing: members in order; an empty optional is left out; everything else is written. A member whose wire name is not a
-// C++ identifier, or that must be left out when empty, is declared by specialising json::Names<T> (see json_binder.h).
+// C++ identifier, or that must be left out when empty, is declared by specialising json::Names<T>; a type with a form of
+// its own by json::Codec<T> (see json_binder.h). ToText(value, Omit::kEmpty) leaves out what Go's omitempty would.
 // Types: bool, integers (range-checked), double, std::string, std::optional, std::vector, std::map<std::string, T>,
 // described structs and enums, boost::json::value (kept as it is).
 #include <string>
