@@ -9,6 +9,7 @@
 #include <boost/beast/core/stream_traits.hpp>
 #include <gtest/gtest.h>
 
+#include "base/net_address.h"
 #include "base/testing.h"
 
 namespace berth {
@@ -92,6 +93,25 @@ TEST(Tcp, AFullQueueEndsWithTheDeadline) {
     held.push_back(std::move(*fd));
   }
   FAIL() << "sixteen connections fitted into a queue of none";
+}
+
+TEST(NetAddress, AddressAndPort) {
+  EXPECT_EQ(ParseIpPort("127.0.0.1:80")->host, "127.0.0.1");
+  EXPECT_EQ(ParseIpPort("[::1]:80")->host, "::1");
+  EXPECT_EQ(ParseIpPort("[::1]:0")->port, 0);
+  for (const char* bad : {"", ":80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:080", "127.0.0.1:-1", "::1:80", "[127.0.0.1]:80",
+                          "localhost:80", "127.0.0.1:80 "})
+    EXPECT_TRUE(IsErr(ParseIpPort(bad), Code::kInvalidArgument, bad)) << bad;
+  EXPECT_EQ(FormatHostPort("::1", 80), "[::1]:80");
+  EXPECT_EQ(FormatHostPort("127.0.0.1", 80), "127.0.0.1:80");
+}
+
+TEST(NetAddress, Subnets) {
+  EXPECT_EQ(ParseCidr("10.0.0.0/8")->prefix, 8);
+  EXPECT_EQ(ParseCidr("fd00::/64")->family, AF_INET6);
+  EXPECT_TRUE(IsErr(ParseCidr("10.0.0.1/31"), Code::kInvalidArgument, "bits after the first 31"));
+  for (const char* bad : {"", "10.0.0.0", "10.0.0.0/", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "a/8"})
+    EXPECT_FALSE(ParseCidr(bad)) << bad;
 }
 
 TEST(Unix, ReplacesStaleKeepsLive) {
