@@ -1,5 +1,7 @@
 #include "images/layers/tar.h"
 
+#include <unistd.h>
+
 #include "images/layers/tar_number.h"
 
 namespace berth::images {
@@ -492,6 +494,43 @@ Result<void> TarScanner::BeginData() {
   entry_ = TarEntry();
   entry_.path = std::move(path);
   return {};
+}
+
+void TarScanner::Skip(uint64_t bytes) {
+  bytes = std::min(bytes, skippable());
+  offset_ += bytes;
+  skip_ -= bytes;
+  if (state_ == State::kSkip && skip_ == 0) state_ = State::kHeader;
+}
+
+Result<std::vector<TarEntry>> ScanTarFile(int fd, uint64_t size, TarLimits limits) {
+  constexpr uint64_t kWindow = 32 << 10;
+  std::vector<TarEntry> entries;
+  TarScanner scanner([&](TarEntry&& entry) -> Result<void> {
+    entries.push_back(std::move(entry));
+    return {};
+  }, limits);
+  std::string buffer(kWindow, '\0');
+  while (scanner.offset() < size) {
+    scanner.Skip(std::min(scanner.skippable(), size - scanner.offset()));
+    uint64_t at = scanner.offset();
+    ssize_t n = pread(fd, buffer.data(), std::min(kWindow, size - at), static_cast<off_t>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return SysErr("read the tar at byte {}", at);
+    if (n == 0) break;
+    std::string_view window(buffer.data(), static_cast<size_t>(n));
+    while (!window.empty()) {           // headers one by one, so that what is skipped costs nothing
+      uint64_t skip = std::min<uint64_t>(scanner.skippable(), window.size());
+      scanner.Skip(skip);
+      window.remove_prefix(skip);
+      std::string_view block = window.substr(0, kBlock);
+      window.remove_prefix(block.size());
+      TRY(scanner.Feed(block));
+      if (scanner.skippable() > window.size()) break;
+    }
+  }
+  TRY(scanner.Finish());
+  return entries;
 }
 
 }  // namespace berth::images

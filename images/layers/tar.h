@@ -76,6 +76,9 @@ class TarScanner {
 
   Result<void> Feed(std::string_view bytes);   // after an error: the same error again
   Result<void> Finish();
+  // Bytes ahead that hold file data only: who reads from a file may Skip up to so many instead of feeding them.
+  uint64_t skippable() const { return state_ == State::kSkip ? skip_ : 0; }
+  void Skip(uint64_t bytes);
   uint64_t offset() const { return offset_; }  // bytes fed
   uint64_t entries() const { return entries_; }
 
@@ -114,5 +117,8 @@ class TarScanner {
   uint64_t stored_ = 0;                        // data bytes of entry_ in the tar, without padding
   std::optional<Error> failed_;
 };
+
+// All entries of the tar in a file, reading little more than its headers. `size` is the file's; the caller has checked it.
+Result<std::vector<TarEntry>> ScanTarFile(int fd, uint64_t size, TarLimits limits = {});
 
 }  // namespace berth::images
