@@ -137,7 +137,7 @@ Result<Platform> Platform::Parse(std::string_view text) {
     start = slash + 1;
   }
   auto word = [](const std::string& s) {
-    return !s.empty() && s.size() <= 32 &&
+    return !s.empty() && s.size() <= 32 && std::isalnum(static_cast<unsigned char>(s.front())) &&
            std::all_of(s.begin(), s.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.' || c == '-'; });
   };
   if (parts.size() > 3 || !std::all_of(parts.begin(), parts.end(), word))

@@ -18,6 +18,7 @@ struct Options {
   std::string run = "/run/berth";          // layer mounts live below it
   std::string snapshotter = "auto";        // auto: probe EROFS at start; or erofs, directory
   int parallel_downloads = 3;
+  std::vector<std::string> pinned;         // references or ids that clients' garbage collection is told to leave alone
   std::map<std::string, RegistryOptions> registries;
 };
 

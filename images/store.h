@@ -1,8 +1,10 @@
 #pragma once
 // The image store: names, manifests, configs and layers; pulls, imports, exports, removes. One per agent.
 //
-// Thread-safe. Find and List answer from memory. A pull of what is being pulled joins it. What a failed or interrupted
-// pull wrote stays only as whole, verified blobs that a later pull resumes from, and is collected otherwise.
+// Thread-safe. Find and List answer from memory. A pull of what is being pulled joins it. What an interrupted pull (cut
+// connection, cancelled, agent killed) brought so far stays for an hour: verified layers, and the first bytes of others below
+// <root>/ingest, each owned by a row; the next pull goes on from there. A pull that failed for good (full disk, bytes that do
+// not match) leaves nothing.
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,6 +14,7 @@
 #include "base/deadline.h"
 #include "base/secret.h"
 #include "images/image.h"
+#include "images/options.h"
 #include "images/snapshots/snapshotter.h"
 
 namespace berth::images {
@@ -61,5 +64,11 @@ class Store {
   virtual Usage DiskUsage() const = 0;
   virtual std::string root() const = 0;    // an existing directory on the disk that holds it
 };
+
+// Opens what is below options.root and in `db`, removes what no row owns, and starts the thread that keeps DiskUsage fresh
+// and collects layers that nothing uses any more. An image with missing layers (the snapshotter was changed, say) is not
+// shown, but its rows stay, and a pull completes it. `db` and `snapshotter` must outlive the store; the snapshotter's
+// Collect must have run.
+Result<std::unique_ptr<Store>> OpenStore(const Options& options, Db& db, Snapshotter& snapshotter);
 
 }  // namespace berth::images
