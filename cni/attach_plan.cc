@@ -40,6 +40,8 @@ Result<std::vector<PortMapping>> WantedPorts(const std::vector<PortMapping>& por
     if (!p.host_ip.empty()) {
       auto ip = ParseIp(p.host_ip);
       if (!ip) return Wrap(ip.error(), "ports[{}].host_ip", i);
+      if (ip->family == 6 && ip->value == 1)
+        return Err(Code::kInvalidArgument, "ports[{}].host_ip: a port cannot be published on ::1; use 127.0.0.1", i);
       // One spelling for one address. 0.0.0.0 and :: stay: they bind one family.
       p.host_ip = ip->Text();
     }

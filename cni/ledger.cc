@@ -259,7 +259,12 @@ std::vector<NetworkRow> Ledger::Networks() const {
   return out;
 }
 
-Result<void> Ledger::DropUnusedNetworks(const std::string& keep) {
+Result<void> Ledger::DropUnused(const std::string& keep) {
+  TRY_CTX(db_.Transact([&](Db::Txn& t) -> Result<void> {
+    for (const char* table : {"cni_leases", "cni_ports"})
+      TRY(t.Exec(fmt::format("DELETE FROM {} WHERE pod NOT IN (SELECT pod FROM cni_attachments)", table)));
+    return {};
+  }), "network ledger");
   std::vector<std::string> unused;
   {
     std::lock_guard lock(mutex_);

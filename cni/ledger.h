@@ -76,7 +76,8 @@ class Ledger {
 
   Result<void> PutNetwork(const NetworkRow& network);   // inserts or replaces; nothing is written when equal
   std::vector<NetworkRow> Networks() const;
-  Result<void> DropUnusedNetworks(const std::string& keep);  // those without attachments, but `keep`
+  // Networks without attachments but `keep`, and leases and ports of pods that have no row.
+  Result<void> DropUnused(const std::string& keep);
 
  private:
   explicit Ledger(Db& db) : db_(db) {}

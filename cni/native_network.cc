@@ -386,7 +386,7 @@ Result<void> NativeNetwork::Collect(const std::vector<PodId>& live, const Deadli
   if (!orphans.empty()) log::Info("network.orphans", {{"links", orphans.size()}});
   note(netlink::DeleteLinks(*socket, orphans, until));
   auto loaded = config_.Current();
-  note(ledger_->DropUnusedNetworks(loaded.list ? loaded.list->name : ""));
+  note(ledger_->DropUnused(loaded.list ? loaded.list->name : ""));
   // Elements that no row owns go with a rebuild of the sets.
   if (!ledger_->Networks().empty() || TRY(ruleset_->Intact(until))) note(ruleset_->Sync(until));
   if (first) return std::unexpected(*first);

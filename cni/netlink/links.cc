@@ -12,7 +12,6 @@
 namespace berth::cni::netlink {
 namespace {
 
-constexpr int kPeerIndex = 2;           // eth0 of a fresh namespace, where lo is 1
 constexpr uint32_t kDoomedGroup = 0x62726474;  // links to be deleted together; a number nobody uses for anything else
 
 class Nest {  // a nested attribute for the length of a scope
@@ -83,13 +82,15 @@ Link ReadLink(std::string_view payload) {
   return link;
 }
 
-Result<Link> GetLink(Socket& socket, const std::string& what, int index, const std::string& name, const Deadline& until) {
+Result<Link> GetLink(Socket& socket, const std::string& what, int index, const std::string& name, const Deadline& until,
+                     bool counters = true) {
   Link link;
   auto done = socket.Query(
       RTM_GETLINK, 0, "look up link " + what,
       [&](nl_msg* m) {
         PutLinkHeader(m, AF_UNSPEC, index);
         if (!name.empty()) nla_put_string(m, IFLA_IFNAME, name.c_str());
+        if (!counters) nla_put_u32(m, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
       },
       [&](int type, std::string_view payload) {
         if (type == RTM_NEWLINK) link = ReadLink(payload);
@@ -155,7 +156,7 @@ void AddLoopbackUp(Batch& batch) {
   batch.Add(RTM_NEWLINK, 0, "bring lo up", [](nl_msg* m) { PutLinkHeader(m, AF_UNSPEC, 1, IFF_UP, IFF_UP); });
 }
 
-void AddVeth(Batch& batch, const VethSpec& spec, int peer_index) {
+void AddVeth(Batch& batch, const VethSpec& spec) {
   batch.Add(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, fmt::format("make {}", spec.name), [&](nl_msg* m) {
     PutLinkHeader(m, AF_UNSPEC, 0, IFF_UP, IFF_UP);
     nla_put_string(m, IFLA_IFNAME, spec.name.c_str());
@@ -165,7 +166,7 @@ void AddVeth(Batch& batch, const VethSpec& spec, int peer_index) {
     nla_put_string(m, IFLA_INFO_KIND, "veth");
     Nest data(m, IFLA_INFO_DATA);
     Nest peer(m, VETH_INFO_PEER);
-    PutLinkHeader(m, AF_UNSPEC, peer_index);
+    PutLinkHeader(m);
     nla_put_string(m, IFLA_IFNAME, spec.peer.c_str());
     nla_put_u32(m, IFLA_MTU, spec.mtu);
     nla_put_u32(m, IFLA_NET_NS_FD, spec.netns);
@@ -217,23 +218,16 @@ Result<std::vector<Link>> ListLinks(Socket& socket, const std::string& kind, con
 }
 
 Result<int> CreateVeth(Socket& host, Socket& inside, const VethSpec& spec, const Deadline& until) {
-  int index = kPeerIndex;
+  Batch batch;
+  AddVeth(batch, spec);
   Failure failure;
-  Result<void> made;
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    Batch batch;
-    AddVeth(batch, spec, index);
-    made = host.Run(batch, until, &failure);
-    // The namespace has other links already, and one has this number.
-    if (!made && failure.message == 0 && failure.err == EBUSY && index != 0) index = 0;
-    else break;
-  }
+  auto made = host.Run(batch, until, &failure);
   if (!made) {
     if (failure.message == 0) {
       Error e = std::move(made.error());
       if (failure.err == EXFULL) {
         e.code = Code::kResourceExhausted;
-        e.what = "the bridge has 1024 ports, which is all the kernel allows on one";
+        e.what = "the bridge has 1023 ports, and the kernel allows no more on one";
         e.sys = EXFULL;
       }
       return std::unexpected(std::move(e));
@@ -241,8 +235,8 @@ Result<int> CreateVeth(Socket& host, Socket& inside, const VethSpec& spec, const
     if (auto link = FindLink(host, spec.name, until)) (void)DeleteLinks(host, {link->index}, until);
     return std::unexpected(std::move(made.error()));
   }
-  if (index == 0) index = TRY(FindLink(inside, spec.peer, until)).index;
-  return index;
+  // The kernel chooses the peer's number: it takes ours only together with one for the host's end.
+  return TRY(GetLink(inside, spec.peer, 0, spec.peer, until, false)).index;
 }
 
 Result<void> LoopbackUp(Socket& inside, const Deadline& until) {

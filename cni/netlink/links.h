@@ -41,7 +41,7 @@ struct VethSpec {
   bool hairpin = false, isolated = false;   // of the bridge port
 };
 // Index of the peer in its namespace. One send. Errors: kAlreadyExists with sys EEXIST when either name is taken (nothing
-// changed); kResourceExhausted with sys EXFULL when the bridge has its 1,024 ports; kNotFound when the bridge is gone.
+// changed); kResourceExhausted with sys EXFULL when the bridge has all the 1,023 ports it can have; kNotFound when the bridge is gone.
 Result<int> CreateVeth(Socket& host, Socket& inside, const VethSpec& spec, const Deadline& until);
 
 struct Route {

@@ -21,7 +21,7 @@ constexpr std::string_view kTable = R"(table {family} {table} {{
   chain admin {{
 {admin}  }}
   chain pub {{
-    dnat {family} to {family} daddr . meta l4proto . th dport map @pub_ip
+{skip}    dnat {family} to {family} daddr . meta l4proto . th dport map @pub_ip
     dnat {family} to meta l4proto . th dport map @pub_any
     dnat {family} to meta l4proto . th dport map @pub_range
   }}
@@ -76,7 +76,10 @@ std::string OneTable(const std::string& family, const std::string& table, const 
   bool four = family == "ip";
   return fmt::format(fmt::runtime(kTable), fmt::arg("family", family), fmt::arg("table", table),
                      fmt::arg("addr", four ? "ipv4_addr" : "ipv6_addr"), fmt::arg("layout", kLayout),
-                     fmt::arg("admin", admin), fmt::arg("loopback", four ? "127.0.0.0/8" : "::1"),
+                     fmt::arg("admin", admin),
+                     // A packet from ::1 cannot leave by another interface, whatever route_localnet does for IPv4.
+                     fmt::arg("skip", four ? "" : "    ip6 daddr ::1 return\n"),
+                     fmt::arg("loopback", four ? "127.0.0.0/8" : "::1"),
                      fmt::arg("multicast", four ? "224.0.0.0/4" : "ff00::/8"));
 }
 
