@@ -29,6 +29,11 @@ uint64_t InodeOf(const std::string& path) {
   return !path.empty() && stat(path.c_str(), &st) == 0 ? st.st_ino : 0;
 }
 
+// With bridged frames going through the IP hooks, a pod's way to itself by a published port comes back by the same port.
+bool Hairpin(const BridgeConfig& config) {
+  return config.hairpin || netlink::GetSysctl("net/bridge/bridge-nf-call-iptables") == "1";
+}
+
 class NativeNetwork : public Network {
  public:
   explicit NativeNetwork(const Options& options)
@@ -132,6 +137,12 @@ Result<NativeNetwork::ReadyBridge> NativeNetwork::EnsureBridge(const ListPtr& li
     netlink::EnableForwarding(four, six);
   }
   TRY_CTX(ruleset_->Sync(until), "network {}", list->name);
+  // When the bridge had been deleted, the links of running pods lost their place on it.
+  bool hairpin = Hairpin(config);
+  for (const AttachmentPtr& pod : ledger_->All())
+    if (pod->bridge == config.bridge)
+      if (auto link = netlink::FindLink(*socket, pod->link, until); link && link->master != ready.link.index)
+        TRY(netlink::PlugBack(*socket, pod->link, ready.link.index, hairpin, config.port_isolation, until));
   ready_ = ready;
   return ready;
 }
@@ -153,8 +164,7 @@ Result<void> NativeNetwork::PlugIn(const Attachment& a, const ListPtr& list, con
   netlink::Socket inside = netlink::Socket::Borrow(a.netlink);
   netlink::VethSpec veth{.name = row.link, .alias = LinkAlias(options_.table, row.pod), .peer = row.interface,
                          .netns = a.netns, .mac = MacFor(row)};
-  // With bridged frames going through the IP hooks, a pod's way to itself by a published port comes back by the same port.
-  veth.hairpin = config.hairpin || netlink::GetSysctl("net/bridge/bridge-nf-call-iptables") == "1";
+  veth.hairpin = Hairpin(config);
   veth.isolated = config.port_isolation;
   int index = 0;
   bool renewed = false, cleared = false;

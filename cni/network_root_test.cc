@@ -295,7 +295,9 @@ TEST_F(NativeNetwork, ADeletedBridgeComesBack) {
   MustAttach(a);
   Shell("ip link del berth0");
   auto b = world_.Pod();
-  MustAttach(b);
+  auto rb = MustAttach(b);
+  Server sa(a.netns, "a", 80);
+  EXPECT_EQ(Ask(b.netns, "10.89.0.2", 80), "a " + V4(rb)) << "pods that ran are plugged in again";
   EXPECT_THAT(InNs(b.netns, [&] { return Shell("busybox ping -c1 -W2 10.89.0.1"); }), testing::Not(HasSubstr("[exit")));
 }
 
@@ -365,6 +367,60 @@ TEST_F(NativeNetwork, TwoHundredInParallel) {
   for (auto& pod : pods) world_.DropNamespace(pod.pod);
   EXPECT_EQ(Shell("ip -o link show master berth0"), "");
   EXPECT_THAT(Leftovers(), testing::Not(HasSubstr("rows")));
+}
+
+// A crash at each step: this program runs itself with a failpoint set, attaches, and dies. Whatever it leaves is collected.
+// With the failpoint as an error, nothing is left at once.
+TEST_F(NativeNetwork, CrashesAndErrorsAtEachStep) {
+  for (const char* step : {"ledger", "ports", "veth", "address", "nft", "detach.nft", "detach.link"})
+    for (const char* kind : {"", ":error"}) {
+      bool detach = std::string_view(step).starts_with("detach");
+      if (detach && *kind) continue;
+      SCOPED_TRACE(fmt::format("{}{}", step, kind));
+      (void)world_.network();
+      world_.Close();
+      std::string name = fmt::format("network.{}{}", detach ? "" : "attach.", step);
+      std::string out = Shell(fmt::format("BERTH_FAILPOINT={}{} BERTH_CNI_TEST_DIR={} /proc/{}/exe "
+                                          "--gtest_filter=Helper.AttachesAndDetaches", name, kind, world_.dir(), getpid()));
+      if (*kind) {
+        EXPECT_THAT(out, HasSubstr("attach: failpoint " + name));
+        EXPECT_EQ(Leftovers(), "");
+      } else {
+        EXPECT_THAT(out, HasSubstr("[exit"));
+        EXPECT_NE(Leftovers(), "") << "the crash was meant to leave something\n" << out;
+      }
+      world_.Open();
+      auto done = world_.network().Collect({}, Soon());
+      EXPECT_TRUE(done.has_value()) << done.error().what;
+      EXPECT_EQ(Leftovers(), "");
+      auto pod = world_.Pod({{.host_port = 8097, .container_port = 80}});
+      EXPECT_TRUE(world_.network().Attach(pod, Soon()).has_value());
+      EXPECT_TRUE(world_.network().Detach(pod.pod, Soon()).has_value());
+      world_.DropNamespace(pod.pod);
+      EXPECT_TRUE(world_.network().Collect({}, Soon()).has_value());
+    }
+}
+
+// Not a test: what the one above runs, in the namespace and with the database it made.
+TEST(Helper, AttachesAndDetaches) {
+  const char* dir = getenv("BERTH_CNI_TEST_DIR");
+  if (!dir) return;
+  auto db = Db::OpenFile(std::string(dir) + "/berth.db");
+  Options options;
+  options.config_dir = std::string(dir) + "/net.d";
+  auto network = OpenNetwork(options, **db);
+  Attachment a{.pod = NewPodId(), .ports = {{.host_port = 8097, .container_port = 80}}};
+  unique_fd ns, netlink;
+  std::thread([&] {
+    if (unshare(CLONE_NEWNET) != 0) abort();
+    ns = test::OpenNs();
+    netlink.reset(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+  }).join();
+  a.netns = ns.get(), a.netlink = netlink.get();
+  auto r = (*network)->Attach(a, Deadline::After(std::chrono::seconds(20)));
+  if (!r) fmt::print("attach: {}\n", r.error().what);
+  else if (auto d = (*network)->Detach(a.pod, Deadline::After(std::chrono::seconds(20))); !d)
+    fmt::print("detach: {}\n", d.error().what);
 }
 
 // Configurations.

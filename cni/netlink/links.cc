@@ -156,6 +156,14 @@ void AddLoopbackUp(Batch& batch) {
   batch.Add(RTM_NEWLINK, 0, "bring lo up", [](nl_msg* m) { PutLinkHeader(m, AF_UNSPEC, 1, IFF_UP, IFF_UP); });
 }
 
+void PutPortOptions(nl_msg* m, bool hairpin, bool isolated) {
+  Nest info(m, IFLA_LINKINFO);
+  nla_put_string(m, IFLA_INFO_SLAVE_KIND, "bridge");
+  Nest data(m, IFLA_INFO_SLAVE_DATA);
+  nla_put_u8(m, IFLA_BRPORT_MODE, hairpin);
+  nla_put_u8(m, IFLA_BRPORT_ISOLATED, isolated);
+}
+
 void AddVeth(Batch& batch, const VethSpec& spec) {
   batch.Add(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, fmt::format("make {}", spec.name), [&](nl_msg* m) {
     PutLinkHeader(m, AF_UNSPEC, 0, IFF_UP, IFF_UP);
@@ -176,12 +184,7 @@ void AddVeth(Batch& batch, const VethSpec& spec) {
     PutLinkHeader(m);
     nla_put_string(m, IFLA_IFNAME, spec.name.c_str());
     nla_put_string(m, IFLA_IFALIAS, spec.alias.c_str());
-    if (!spec.hairpin && !spec.isolated) return;
-    Nest info(m, IFLA_LINKINFO);
-    nla_put_string(m, IFLA_INFO_SLAVE_KIND, "bridge");
-    Nest data(m, IFLA_INFO_SLAVE_DATA);
-    nla_put_u8(m, IFLA_BRPORT_MODE, spec.hairpin);
-    nla_put_u8(m, IFLA_BRPORT_ISOLATED, spec.isolated);
+    if (spec.hairpin || spec.isolated) PutPortOptions(m, spec.hairpin, spec.isolated);
   });
 }
 
@@ -215,6 +218,24 @@ Result<std::vector<Link>> ListLinks(Socket& socket, const std::string& kind, con
       },
       until, [&] { links.clear(); }));
   return links;
+}
+
+Result<void> PlugBack(Socket& host, const std::string& name, int master, bool hairpin, bool isolated, const Deadline& until) {
+  Batch batch;
+  // The options can only be set once the link is a port.
+  batch.Add(RTM_NEWLINK, 0, fmt::format("plug {} in", name), [&](nl_msg* m) {
+    PutLinkHeader(m, AF_UNSPEC, 0, IFF_UP, IFF_UP);
+    nla_put_string(m, IFLA_IFNAME, name.c_str());
+    nla_put_u32(m, IFLA_MASTER, master);
+  });
+  batch.Add(RTM_NEWLINK, 0, fmt::format("set bridge port {}", name), [&](nl_msg* m) {
+    PutLinkHeader(m);
+    nla_put_string(m, IFLA_IFNAME, name.c_str());
+    PutPortOptions(m, hairpin, isolated);
+  });
+  auto done = host.Run(batch, until);
+  if (!done && done.error().sys == ENODEV) return {};
+  return done;
 }
 
 Result<int> CreateVeth(Socket& host, Socket& inside, const VethSpec& spec, const Deadline& until) {

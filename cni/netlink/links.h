@@ -44,6 +44,9 @@ struct VethSpec {
 // changed); kResourceExhausted with sys EXFULL when the bridge has all the 1,023 ports it can have; kNotFound when the bridge is gone.
 Result<int> CreateVeth(Socket& host, Socket& inside, const VethSpec& spec, const Deadline& until);
 
+// Puts an existing link back onto a bridge, with its port's options. Missing is success.
+Result<void> PlugBack(Socket& host, const std::string& name, int master, bool hairpin, bool isolated, const Deadline& until);
+
 struct Route {
   IpPrefix dst;
   std::optional<Ip> gateway;
