@@ -1,0 +1,73 @@
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "runtime/oci/launch.h"
+
+namespace berth::runtime::oci {
+
+Result<Process> ProcessOf(const RuntimeHost& host, const std::string& id) {
+  ContainerDir dir = TRY(ContainerDir::Find(host.root, id));
+  Spec spec = TRY(dir.ReadConfig());
+  if (!spec.process) return Err(Code::kConflict, "container {} has no process", id);
+  return std::move(*spec.process);
+}
+
+Result<int> Exec(const RuntimeHost& host, const ExecRequest& r, int* failed_code) {
+  *failed_code = 1;
+  ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  ContainerDir dir = TRY(ContainerDir::Find(host.root, r.id));
+  StateRecord state = TRY(dir.ReadState());
+  Status status = TRY(StatusOf(dir, state));
+  if (status == Status::kStopped) return Err(Code::kConflict, "cannot exec in a stopped container: container not running");
+  if (status == Status::kPaused && !r.ignore_paused) return Err(Code::kConflict, "cannot exec in a paused container (use --ignore-paused to override)");
+  bool terminal = r.process.terminal;
+  if (terminal && r.detach && r.console_socket.empty())
+    return Err(Code::kInvalidArgument, "--tty: --detach needs --console-socket, else nobody is at its other end");
+  if (!terminal && !r.console_socket.empty()) return Err(Code::kInvalidArgument, "--console-socket: the process has no terminal");
+  Spec spec = TRY(dir.ReadConfig());
+  unique_fd target = TRY(OpenProcess(state));
+
+  ExecInput in;
+  in.process = &r.process;
+  in.spec = &spec;
+  in.id = r.id;
+  in.target = target.get();
+  in.cgroup_path = state.cgroup;
+  in.preserve_fds = r.preserve_fds;
+  in.seccomp_cache = host.root + "/.seccomp";
+  Prepared prepared = TRY(MakeExecPlan(in));
+  for (const std::string& w : prepared.warnings) host.warn(w);
+  auto fds = prepared.RawFds();
+  init::Process process;
+  init::Failure failure;
+  if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, &process, &failure))
+    return FromFailure(failure, failed_code);
+  unique_fd pidfd(process.pidfd), master(process.terminal);
+  auto end = [&] {
+    ::kill(process.pid, SIGKILL);
+    while (::waitpid(process.pid, nullptr, __WALL) < 0 && errno == EINTR) {
+    }
+  };
+  auto prepare = [&]() -> Result<void> {
+    if (terminal && !r.console_socket.empty()) {
+      TRY(SendTerminal(r.console_socket, master.get()));
+      master.reset();
+    }
+    TRY_CTX(WritePidFile(r.pid_file, process.pid), "--pid-file");
+    return {};
+  };
+  if (auto done = prepare(); !done) {
+    ::close(process.sync);
+    end();
+    return std::unexpected(std::move(done).error());
+  }
+  if (!init::Start(&process, &failure)) {
+    end();
+    return FromFailure(failure, failed_code);
+  }
+  if (r.detach) return 0;
+  return Attend(process.pid, pidfd.get(), master.get());
+}
+
+}  // namespace berth::runtime::oci

@@ -1,0 +1,183 @@
+#include "runtime/oci/launch.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/atomic_file.h"
+#include "base/undo.h"
+#include "runtime/linux/cgroup.h"
+#include "runtime/oci/validate.h"
+
+namespace berth::runtime::oci {
+namespace {
+
+std::string Now() {
+  timespec ts;
+  clock_gettime(CLOCK_REALTIME, &ts);
+  tm t;
+  gmtime_r(&ts.tv_sec, &t);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday, t.tm_hour,
+                     t.tm_min, t.tm_sec, ts.tv_nsec);
+}
+
+void KillAndReap(init::Process* p) {
+  if (p->pid <= 0) return;
+  ::kill(p->pid, SIGKILL);
+  while (::waitpid(p->pid, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+  for (int* fd : {&p->pidfd, &p->sync, &p->terminal}) {
+    if (*fd >= 0) ::close(*fd);
+    *fd = -1;
+  }
+}
+
+}  // namespace
+
+std::unexpected<Error> FromFailure(const init::Failure& f, int* failed_code) {
+  *failed_code = f.kind == 1 ? 127 : f.kind == 2 ? 126 : 1;
+  Code code = f.kind == 1 ? Code::kNotFound : f.kind == 2 ? Code::kPermissionDenied : f.sys ? CodeFromErrno(f.sys) : Code::kInternal;
+  return std::unexpected(Error{code, f.what, f.sys, std::source_location::current()});
+}
+
+Result<void> WritePidFile(const std::string& path, pid_t pid) {
+  if (path.empty()) return {};
+  return ReplaceFile(path, fmt::format("{}", pid), 0644);  // no newline: callers compare the whole text
+}
+
+Result<void> SendTerminal(const std::string& path, int master) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return Err(Code::kInvalidArgument, "--console-socket: {}: longer than 107 bytes", path);
+  strcpy(address.sun_path, path.c_str());
+  unique_fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd || ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
+    return SysErr("--console-socket: connect to {}", path);
+  char name[] = "/dev/ptmx";
+  iovec part{name, sizeof name - 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* c = CMSG_FIRSTHDR(&message);
+  c->cmsg_level = SOL_SOCKET;
+  c->cmsg_type = SCM_RIGHTS;
+  c->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(c), &master, sizeof(int));
+  if (::sendmsg(fd.get(), &message, MSG_NOSIGNAL) < 0) return SysErr("--console-socket: send the terminal to {}", path);
+  return {};
+}
+
+Result<std::string> CgroupPath(const RuntimeHost& host, const Spec& spec, const std::string& id) {
+  const std::string& path = spec.linux->cgroupsPath;
+  if (!host.systemd_cgroup) {
+    if (path.empty()) return "/berth-oci/" + id;
+    return path[0] == '/' ? path : "/berth-oci/" + path;
+  }
+  // slice:prefix:name. The directories that systemd would use for the scope, made by us: units are not registered.
+  std::vector<std::string> parts(1);
+  for (char c : path) {
+    if (c == ':') parts.emplace_back();
+    else parts.back() += c;
+  }
+  if (path.empty()) parts = {"system.slice", "berth-oci", id};
+  if (parts.size() != 3) return Err(Code::kInvalidArgument, "linux.cgroupsPath: \"{}\": must be slice:prefix:name with --systemd-cgroup", path);
+  std::string slice = parts[0].empty() ? "system.slice" : parts[0];
+  if (!slice.ends_with(".slice") || slice.find('/') != std::string::npos)
+    return Err(Code::kInvalidArgument, "linux.cgroupsPath: \"{}\" is not a slice", slice);
+  std::string out, stem(slice, 0, slice.size() - 6);
+  if (stem != "-")  // a-b-c.slice lies in a-b.slice lies in a.slice
+    for (size_t dash = stem.find('-');; dash = stem.find('-', dash + 1)) {
+      out += '/';
+      out.append(stem, 0, dash);
+      out += ".slice";
+      if (dash == std::string::npos) break;
+    }
+  return out + "/" + (parts[1].empty() ? parts[2] : parts[1] + "-" + parts[2]) + ".scope";
+}
+
+Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool listen, int* failed_code) {
+  *failed_code = 1;
+  TRY(ValidateId(r.id));
+  // /proc/<pid> of ours shows descriptors of the host: nothing that shares a namespace with the child may look.
+  ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  std::string text = TRY_CTX(ReadFile(r.bundle + "/config.json", 16 << 20), "bundle {}", r.bundle);
+  Spec spec = TRY(ParseSpec(text, "config.json"));
+  TRY(ValidateSpec(spec));
+  Created out;
+  out.terminal = spec.process->terminal;
+  if (listen && out.terminal && r.console_socket.empty())
+    return Err(Code::kInvalidArgument, "process.terminal: a terminal without --console-socket has nobody at its other end");
+  if (!out.terminal && !r.console_socket.empty())
+    return Err(Code::kInvalidArgument, "--console-socket: process.terminal is false");
+
+  Undo undo;
+  out.dir = TRY(ContainerDir::Claim(host.root, r.id));
+  undo.Add("remove state directory", [&] { return out.dir.Remove(); });
+  TRY(out.dir.WriteConfig(text));
+  unique_fd listener;
+  if (listen) listener = TRY(out.dir.Listen());
+
+  PlanInput in;
+  in.spec = &spec;
+  in.id = r.id;
+  in.bundle = r.bundle;
+  in.cgroup_path = TRY(CgroupPath(host, spec, r.id));
+  in.new_keyring = r.new_keyring;
+  in.no_pivot = r.no_pivot;
+  in.preserve_fds = r.preserve_fds;
+  in.listen = listener.get();
+  in.seccomp_cache = host.root + "/.seccomp";
+  Prepared prepared = TRY(MakePlan(in));
+  undo.Add("remove cgroup", [group = prepared.cgroup] { return cgroup::Remove(group); });
+  for (const std::string& w : prepared.warnings) host.warn(w);
+
+  auto fds = prepared.RawFds();
+  init::Failure failure;
+  if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, &out.process, &failure))
+    return FromFailure(failure, failed_code);
+  undo.Add("kill container", [&out]() -> Result<void> {
+    KillAndReap(&out.process);
+    return {};
+  });
+  for (char* line = out.process.warnings; *line;) {
+    char* end = strchrnul(line, '\n');
+    host.warn(std::string(line, end));
+    line = *end ? end + 1 : end;
+  }
+  if (out.terminal && !r.console_socket.empty()) {
+    TRY(SendTerminal(r.console_socket, out.process.terminal));
+    ::close(std::exchange(out.process.terminal, -1));
+  }
+  std::string rootfs = spec.root ? spec.root->path : "";
+  if (!rootfs.empty() && rootfs[0] != '/') rootfs = r.bundle + "/" + rootfs;
+  out.state = {spec.ociVersion, r.id, out.process.pid, ProcessStartTime(out.process.pid), r.bundle, rootfs, Now(), "", prepared.cgroup.path,
+               spec.annotations};
+  TRY(out.dir.WriteState(out.state));
+  TRY_CTX(WritePidFile(r.pid_file, out.process.pid), "--pid-file");
+  undo.Keep();
+  return out;
+}
+
+Result<void> TearDown(const ContainerDir& dir, const StateRecord& state) {
+  if (!state.cgroup.empty()) {
+    const cgroup::Layout* layout = TRY(cgroup::Host());
+    cgroup::Group group{state.cgroup};
+    Deadline until = Deadline::After(std::chrono::seconds(10));
+    // With a shared PID namespace the first process's end ends nobody else.
+    if (!TRY(cgroup::Processes(*layout, group)).empty()) {
+      TRY(cgroup::KillAll(*layout, group));
+      TRY(cgroup::WaitEmpty(*layout, group, until));
+    }
+    TRY(cgroup::Remove(*layout, group, until));
+  }
+  return dir.Remove();
+}
+
+}  // namespace berth::runtime::oci

@@ -1,0 +1,33 @@
+#pragma once
+// What create, run and exec share. Internal to runtime/oci.
+#include <string>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "runtime/init/executor.h"
+#include "runtime/oci/planner.h"
+#include "runtime/oci/verbs.h"
+
+namespace berth::runtime::oci {
+
+struct Created {
+  ContainerDir dir;
+  StateRecord state;
+  init::Process process;      // pidfd and terminal are owned by whoever holds this
+  bool terminal = false;
+};
+// Everything of `create`; listen: the process waits on start.sock, else on process.sync. When it fails nothing is left.
+Result<Created> Launch(const RuntimeHost& host, const CreateRequest& request, bool listen, int* failed_code);
+
+// Removes what Launch made, after the process is gone.
+Result<void> TearDown(const ContainerDir& dir, const StateRecord& state);
+
+std::unexpected<Error> FromFailure(const init::Failure& failure, int* failed_code);
+Result<void> WritePidFile(const std::string& path, pid_t pid);
+Result<void> SendTerminal(const std::string& socket_path, int master);
+// Waits for the child and relays: signals of ours to it, and bytes between our streams and `terminal` when it is one.
+Result<int> Attend(pid_t pid, int pidfd, int terminal);
+// "/berth-oci/<id>" by default; cgroupsPath as it is when absolute, below /berth-oci when relative.
+Result<std::string> CgroupPath(const RuntimeHost& host, const Spec& spec, const std::string& id);
+
+}  // namespace berth::runtime::oci

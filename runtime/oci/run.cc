@@ -1,0 +1,48 @@
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "base/undo.h"
+#include "runtime/oci/launch.h"
+
+namespace berth::runtime::oci {
+
+Result<int> Run(const RuntimeHost& host, const RunRequest& r, int* failed_code) {
+  if (r.subreaper && !r.detach) ::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  Created c = TRY(Launch(host, r.create, false, failed_code));
+  unique_fd pidfd(c.process.pidfd), terminal(c.process.terminal);
+  Undo undo;
+  undo.Add("remove container", [&] { return TearDown(c.dir, c.state); });
+  auto end = [&] {
+    ::kill(c.process.pid, SIGKILL);
+    while (::waitpid(c.process.pid, nullptr, __WALL) < 0 && errno == EINTR) {
+    }
+  };
+  if (r.detach && c.terminal && r.create.console_socket.empty()) {
+    end();
+    return Err(Code::kInvalidArgument, "process.terminal: --detach needs --console-socket, else nobody is at its other end");
+  }
+  init::Failure failure;
+  if (!init::Start(&c.process, &failure)) {
+    end();
+    return FromFailure(failure, failed_code);
+  }
+  if (r.detach) {
+    undo.Keep();
+    return 0;
+  }
+  auto code = Attend(c.process.pid, pidfd.get(), terminal.get());
+  if (!code) {
+    end();
+    return code;
+  }
+  if (r.keep) {
+    undo.Keep();
+    return code;
+  }
+  undo.Keep();
+  TRY(TearDown(c.dir, c.state));
+  return code;
+}
+
+}  // namespace berth::runtime::oci
