@@ -32,7 +32,7 @@
 namespace berth::runtime {
 
 template <class World>
-class LauncherContract : public testing::Test {
+class LauncherContract : public ::testing::Test {
  protected:
   World world_;
   Launcher& launcher() { return world_.launcher(); }

@@ -47,7 +47,7 @@ Exec* Table::NewExec() {
   for (uint32_t i = 0; i < kMaxExecs; ++i) {
     if (execs[i].id != 0) continue;
     execs[i] = Exec();
-    execs[i].id = next_exec++;
+    execs[i].id = ++last_exec;
     if (i >= exec_end) exec_end = i + 1;
     return &execs[i];
   }

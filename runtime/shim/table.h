@@ -40,12 +40,13 @@ struct Exec {
   int exit = -1;                 // pipe that gets the code
 };
 
+// Zero bytes are an empty table: it lives in .bss and is never constructed.
 struct Table {
   Container containers[kMaxContainers];
   Exec execs[kMaxExecs];
-  uint32_t container_end = 0;    // one past the last used place
-  uint32_t exec_end = 0;
-  uint64_t next_exec = 1;
+  uint32_t container_end;        // one past the last used place
+  uint32_t exec_end;
+  uint64_t last_exec;
 
   Container* Find(const char* id);
   Container* ByPid(pid_t pid);
