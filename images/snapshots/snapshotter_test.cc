@@ -1,0 +1,129 @@
+#include "images/snapshots/layer_snapshotter.h"
+#include "images/snapshots/snapshotter_contract.h"
+
+namespace berth::images {
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SnapshotterContract, ::testing::Values(SnapshotterCase{"erofs"}, SnapshotterCase{"directory"}),
+                         [](const auto& info) { return info.param.kind; });
+
+// What only this kind can show.
+class ErofsSnapshotter : public SnapshotterContract {};
+INSTANTIATE_TEST_SUITE_P(Only, ErofsSnapshotter, ::testing::Values(SnapshotterCase{"erofs"}));
+
+TEST_P(ErofsSnapshotter, OwnersShareOneMountALayer) {
+  Digest layer = Add(TarMaker().Dir("./").File("f", std::string(1 << 20, 'x')));
+  EXPECT_THAT(LayerMounts(), IsEmpty());   // mounted on first use
+  auto a = snapshotter_->Prepare("a", {layer}, false, Deadline::Never()), b = snapshotter_->Prepare("b", {layer}, true, Deadline::Never());
+  ASSERT_TRUE(IsOk(a));
+  ASSERT_TRUE(IsOk(b));
+  EXPECT_EQ(LayerMounts().size(), 1u);
+  auto& home = dynamic_cast<LayerSnapshotter&>(*snapshotter_);
+  ASSERT_TRUE(IsOk(snapshotter_->Drop("a")));
+  home.DetachIdle(std::chrono::milliseconds(0));
+  EXPECT_EQ(LayerMounts().size(), 1u);
+  ASSERT_TRUE(IsOk(snapshotter_->Drop("b")));
+  home.DetachIdle(std::chrono::hours(1));
+  EXPECT_EQ(LayerMounts().size(), 1u);     // warm for the next one
+  home.DetachIdle(std::chrono::milliseconds(0));
+  EXPECT_THAT(LayerMounts(), IsEmpty());
+  EXPECT_THAT(Look(b->mount.get()), Contains(Key("f")));
+}
+
+TEST_P(ErofsSnapshotter, LayerMountsStayInThisNamespace) {
+  Digest layer = Add(TarMaker().Dir("./").File("f", "x"));
+  ASSERT_TRUE(IsOk(snapshotter_->Prepare("a", {layer}, false, Deadline::Never())));
+  std::string mounts = *ReadFile("/proc/self/mountinfo");
+  size_t at = mounts.find(" " + run_->path() + "/layers ");
+  ASSERT_NE(at, std::string::npos);
+  std::string line = mounts.substr(at, mounts.find('\n', at) - at);
+  EXPECT_THAT(line, Not(HasSubstr("shared:")));
+  EXPECT_THAT(line, Not(HasSubstr("master:")));
+  ASSERT_TRUE(IsOk(snapshotter_->Drop("a")));
+}
+
+TEST_P(ErofsSnapshotter, ADamagedIndexIsMadeAnew) {
+  Digest layer = Add(TarMaker().Dir("./").File("f", "content"));
+  std::string index = fmt::format("{}/layers/{}.any.erofs", base_, layer.hex());
+  std::string good = *ReadFile(index);
+  // A flipped bit outside what the superblock's checksum covers, which the kernel would not notice.
+  std::string bad = good;
+  bad[bad.size() - 1] ^= 1;
+  ASSERT_EQ(chmod(index.c_str(), 0600), 0);
+  ASSERT_TRUE(IsOk(WriteFileAtomic(index, bad)));
+  EXPECT_THAT(LookAt({layer}), Contains(Pair("f", "f 644 \"content\"")));
+  EXPECT_EQ(*ReadFile(index), good);
+  // Cut short, found by Collect's look at sizes while mounted by an earlier agent.
+  auto root = snapshotter_->Prepare("o", {layer}, true, Deadline::Never());
+  ASSERT_TRUE(IsOk(root));
+  ASSERT_TRUE(IsOk(WriteFileAtomic(index, good.substr(0, 512))));
+  Reopen();
+  ASSERT_TRUE(IsOk(snapshotter_->Collect({"o"})));
+  EXPECT_THAT(LookAt({layer}), Contains(Pair("f", "f 644 \"content\"")));
+  EXPECT_EQ(*ReadFile(index), good);
+  EXPECT_THAT(Look(root->mount.get()), Contains(Pair("f", "f 644 \"content\"")));
+  ASSERT_TRUE(IsOk(snapshotter_->Drop("o")));
+}
+
+TEST_P(ErofsSnapshotter, CollectDetachesWhatNothingExplains) {
+  Digest layer = Add(TarMaker().Dir("./").File("f", "x"));
+  auto root = snapshotter_->Prepare("o", {layer}, false, Deadline::Never());
+  ASSERT_TRUE(IsOk(root));
+  std::string foreign = run_->path() + "/layers/" + std::string(32, 'f');
+  ASSERT_EQ(mkdir(foreign.c_str(), 0700), 0);
+  ASSERT_EQ(mount("none", foreign.c_str(), "tmpfs", 0, nullptr), 0);
+  Reopen();
+  ASSERT_TRUE(IsOk(snapshotter_->Collect({"o"})));
+  EXPECT_EQ(LayerMounts().size(), 1u);
+  EXPECT_FALSE(Exists(foreign));
+  ASSERT_TRUE(IsOk(snapshotter_->Drop("o")));
+}
+
+TEST_P(ErofsSnapshotter, TheProbeIsKept) {
+  Layout layout{base_, run_->path()};
+  auto first = ProbeErofs(layout, false);
+  ASSERT_TRUE(IsOk(first));
+  EXPECT_TRUE(first->works) << first->reason;
+  EXPECT_TRUE(first->cached);
+  EXPECT_FALSE((*ProbeErofs(layout, true)).cached);
+  ASSERT_TRUE(IsOk(WriteFileAtomic(layout.Probe(), "of another kernel\n")));
+  EXPECT_FALSE((*ProbeErofs(layout, false)).cached);
+}
+
+TEST_P(ErofsSnapshotter, TmpfsIsRefusedWithTheReason) {
+  berth::testing::TempDir directory;
+  ASSERT_EQ(mount("none", directory.path().c_str(), "tmpfs", 0, nullptr), 0);
+  Options options;
+  options.root = directory / "root";
+  options.run = directory / "run";
+  options.snapshotter = "erofs";
+  auto db = Db::OpenMemory();
+  EXPECT_TRUE(IsErr(OpenSnapshotter(options, **db), Code::kFailedPrecondition, "tmpfs"));
+  options.snapshotter = "auto";
+  auto opened = OpenSnapshotter(options, **db);
+  ASSERT_TRUE(IsOk(opened));
+  EXPECT_EQ((*opened)->name(), "directory");
+  opened->reset();
+  options.snapshotter = "zfs";
+  EXPECT_TRUE(IsErr(OpenSnapshotter(options, **db), Code::kInvalidArgument, "images.snapshotter"));
+  umount2(directory.path().c_str(), MNT_DETACH);
+}
+
+TEST_P(ErofsSnapshotter, LayersServeBothKinds) {
+  Digest lower = Add(TarMaker().Dir("./").File("f", "x")), upper = Add(TarMaker().Dir("./").Whiteout("", "f").File("g", "y"), {lower});
+  auto expected = LookAt({lower, upper}, {.metadata = true});
+  snapshotter_.reset();
+  Options options;
+  options.root = base_;
+  options.run = run_->path();
+  options.snapshotter = "directory";
+  auto opened = OpenSnapshotter(options, *db_);
+  ASSERT_TRUE(IsOk(opened));
+  snapshotter_ = std::move(*opened);
+  ASSERT_TRUE(IsOk(snapshotter_->Collect({})));
+  EXPECT_EQ(LookAt({lower, upper}, {.metadata = true}), expected);
+  ASSERT_TRUE(IsOk(snapshotter_->RemoveLayer(lower)));
+  ASSERT_TRUE(IsOk(snapshotter_->RemoveLayer(upper)));
+  EXPECT_THAT(Files(), IsEmpty());
+}
+
+}  // namespace berth::images
