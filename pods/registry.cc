@@ -43,9 +43,9 @@ auto FindByPrefix(const Map& map, std::string_view prefix, std::string_view noun
 
 }  // namespace
 
-Registry::Registry(const Clock& clock) : clock_(clock), background_("pods", 64) {}
+Registry::Registry(const Clock& clock) : clock_(clock), background_(std::make_unique<WorkerPool>("pods", 64)) {}
 
-Registry::~Registry() { ending_->Cancel(); }
+Registry::~Registry() { EndBackground(); }
 
 PodPtr Registry::Pod(const PodId& id) const {
   std::lock_guard lock(mutex_);
@@ -398,7 +398,18 @@ Result<void> Registry::AwaitCreations(const PodId& pod, const Deadline& until) {
 }
 
 Result<void> Registry::InBackground(std::function<void(const Deadline&)> task, std::chrono::nanoseconds at_most) {
-  return background_.Submit([task = std::move(task), until = Deadline::After(at_most, ending_)] { task(until); });
+  std::lock_guard lock(mutex_);
+  if (!background_) return Err(Code::kUnavailable, "the agent is ending");
+  return background_->Submit([task = std::move(task), until = Deadline::After(at_most, ending_)] { task(until); });
+}
+
+void Registry::EndBackground() {
+  ending_->Cancel();
+  std::unique_ptr<WorkerPool> pool;
+  {
+    std::lock_guard lock(mutex_);
+    pool = std::move(background_);
+  }
 }
 
 }  // namespace berth::pods

@@ -46,7 +46,7 @@ using Latch = CancelToken;
 class Registry {
  public:
   explicit Registry(const Clock& clock);
-  ~Registry();                               // waits for background tasks, which it cancels
+  ~Registry();
   Registry(const Registry&) = delete;
 
   // --- reading. Objects in creation are seen by id, never listed by the filters.
@@ -112,9 +112,11 @@ class Registry {
   // Waits until no container of the pod is being created.
   Result<void> AwaitCreations(const PodId& pod, const Deadline& until);
 
-  // Work that goes on when its caller is gone: a kill after a grace period. Cancelled when the registry goes.
-  // kResourceExhausted: too much of it.
+  // Work that goes on when its caller is gone: a kill after a grace period. kResourceExhausted: too much of it;
+  // kUnavailable: after EndBackground.
   Result<void> InBackground(std::function<void(const Deadline&)> task, std::chrono::nanoseconds at_most);
+  // Cancels such work and waits for it. Before anything that it uses goes away.
+  void EndBackground();
 
  private:
   struct Flight {
@@ -148,7 +150,7 @@ class Registry {
   int64_t created_floor_ = 0;
   KeyedMutex locks_, verbs_;
   std::shared_ptr<CancelToken> ending_ = std::make_shared<CancelToken>();
-  WorkerPool background_;                    // last: its destructor waits for tasks that use the rest
+  std::unique_ptr<WorkerPool> background_;
 };
 
 // Identity of a pod, of a container within its pod: index keys and texts for errors.
