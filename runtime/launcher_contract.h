@@ -303,7 +303,8 @@ class LauncherNews {
   }
   int Told(const ContainerId& id) {
     std::lock_guard lock(mutex_);
-    return static_cast<int>(exits_[id].size());
+    auto it = exits_.find(id);
+    return it == exits_.end() ? 0 : static_cast<int>(it->second.size());
   }
   bool AwaitLost(const PodId& id) {
     std::unique_lock lock(mutex_);

@@ -75,6 +75,7 @@ Result<std::optional<Packet>> ReceivePacket(int socket) {
   while (n < 0 && errno == EINTR);
   if (n < 0 && errno == EAGAIN) return std::optional<Packet>();
   if (n < 0 && errno != ECONNRESET) return SysErr("receive from the monitor");
+  if (n < 0) return Err(Code::kUnavailable, "the monitor closed the connection");
   Packet packet;
   for (cmsghdr* c = CMSG_FIRSTHDR(&h); c != nullptr; c = CMSG_NXTHDR(&h, c)) {
     if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
@@ -84,7 +85,7 @@ Result<std::optional<Packet>> ReceivePacket(int socket) {
       packet.fds.emplace_back(fd);
     }
   }
-  if (n <= 0) return Err(Code::kUnavailable, "the monitor closed the connection");
+  if (n == 0) return Err(Code::kUnavailable, "the monitor closed the connection");
   if (static_cast<size_t>(n) >= sizeof(Header)) memcpy(&packet.header, inbox.data(), sizeof(Header));
   if (static_cast<size_t>(n) < sizeof(Header) || packet.header.magic != shim::kMagic || (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
       packet.header.length != static_cast<size_t>(n) - sizeof(Header))
