@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "cmd/berth-oci/args.h"
 #include "cmd/berth-oci/journal.h"
+#include "runtime/init/executor.h"
 #include "runtime/linux/names.h"
 #include "runtime/oci/validate.h"
 #include "runtime/oci/verbs.h"
@@ -19,6 +20,14 @@
 #ifndef BERTH_VERSION
 #define BERTH_VERSION "unknown"
 #endif
+
+// The program berth-init (runtime/init/stub_main.cc), put here by CMakeLists.txt.
+asm(".section .rodata\n"
+    ".balign 16\n"
+    "berth_init_image: .incbin \"" BERTH_INIT_IMAGE "\"\n"
+    "berth_init_image_end:\n"
+    ".previous\n");
+extern "C" const char berth_init_image[], berth_init_image_end[];
 
 namespace berth {
 namespace {
@@ -110,7 +119,15 @@ Result<CreateRequest> CreateFrom(const Call& call) {
   return r;
 }
 
+// What runs in the container until its own program does must not be this file: CVE-2019-5736.
+Result<void> UseStub(Call& call) {
+  call.host.stub = init::SealExecutable(berth_init_image, static_cast<size_t>(berth_init_image_end - berth_init_image));
+  if (call.host.stub < 0) return SysErr("seal berth-init into memory");
+  return {};
+}
+
 Result<int> DoCreate(Call& call) {
+  TRY(UseStub(call));
   TRY(Create(call.host, TRY(CreateFrom(call))));
   return 0;
 }
@@ -121,6 +138,7 @@ Result<int> DoStart(Call& call) {
 }
 
 Result<int> DoRun(Call& call) {
+  TRY(UseStub(call));
   RunRequest r;
   r.create = TRY(CreateFrom(call));
   r.detach = call.args.Flag("detach");
@@ -159,6 +177,7 @@ Result<void> SetUser(User* user, const std::string& text) {
 }
 
 Result<int> DoExec(Call& call) {
+  TRY(UseStub(call));
   const Parsed& a = call.args;
   ExecRequest r;
   r.id = TRY(call.Id());

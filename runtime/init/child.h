@@ -27,6 +27,15 @@ struct Message {
   char text[240] = {};
 };
 
+// What Create leaves in a memfd for berth-init: this, then the descriptors' numbers, then (aligned to 8) the plan.
+struct Control {
+  uint32_t fd_count = 0;
+  uint32_t plan_size = 0;
+  int32_t sync = -1;
+  int32_t target = -1;
+  Stdio stdio;
+};
+
 struct Child {
   const char* base = nullptr;    // of the plan
   const Plan* plan = nullptr;

@@ -5,8 +5,10 @@
 #include <net/if.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include "runtime/init/child.h"
@@ -188,19 +190,97 @@ void JoinKeyring(const Child& child) {
   syscall(SYS_keyctl, KEYCTL_SETPERM, ring, kSearchable, 0, 0);
 }
 
-long Clone(uint64_t flags, int cgroup, int* pidfd) {
-  // Laid out as the kernel's struct clone_args, 88 bytes (CLONE_ARGS_SIZE_VER2).
-  struct {
-    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
-  } args{};
+// Laid out as the kernel's struct clone_args, 88 bytes (CLONE_ARGS_SIZE_VER2).
+struct CloneArgs {
+  uint64_t flags = 0, pidfd = 0, child_tid = 0, parent_tid = 0, exit_signal = SIGCHLD, stack = 0, stack_size = 0, tls = 0,
+           set_tid = 0, set_tid_size = 0, cgroup = 0;
+};
+
+CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd) {
+  CloneArgs args;
   args.flags = flags | CLONE_PIDFD;
   args.pidfd = reinterpret_cast<uint64_t>(pidfd);
-  args.exit_signal = SIGCHLD;
   if (cgroup >= 0) {
     args.flags |= kCloneIntoCgroup;
     args.cgroup = static_cast<uint64_t>(cgroup);
   }
-  return syscall(SYS_clone3, &args, sizeof args);
+  return args;
+}
+
+// In place, not through the C library's syscall(): a vfork-like child that returned from a function would leave the
+// parent a return address that it has overwritten meanwhile.
+[[gnu::always_inline]] inline long CloneHere(const CloneArgs* args) {
+#if defined(__x86_64__)
+  register long result asm("rax") = SYS_clone3;
+  register const void* a asm("rdi") = args;
+  register size_t b asm("rsi") = sizeof *args;
+  asm volatile("syscall" : "+r"(result) : "r"(a), "r"(b) : "rcx", "r11", "memory");
+  return result;
+#elif defined(__aarch64__)
+  register long number asm("x8") = SYS_clone3;
+  register long result asm("x0") = reinterpret_cast<long>(args);
+  register size_t b asm("x1") = sizeof *args;
+  asm volatile("svc 0" : "+r"(result) : "r"(number), "r"(b) : "memory");
+  return result;
+#else
+#error "clone3 in place for this architecture"
+#endif
+}
+
+// Child of a vfork-like clone: only system calls until execveat, in the caller's memory.
+[[noreturn, gnu::noinline]] void BecomeStub(int stub, int control, const Control* header, const int* fds, char* number) {
+  auto keep = [](int fd) {
+    if (fd >= 0) fcntl(fd, F_SETFD, 0);
+  };
+  keep(control);
+  keep(header->sync);
+  keep(header->target);
+  for (uint32_t i = 0; i < header->fd_count; ++i) keep(fds[i]);
+  char name[] = "berth-init";
+  char* argv[] = {name, number, nullptr};
+  char* envp[] = {nullptr};
+  syscall(SYS_execveat, stub, "", argv, envp, kEmpty);
+  _exit(255);
+}
+
+// Raw clone3 without shared memory: as fork. -1 and errno.
+[[gnu::noinline]] long Fork(const CloneArgs* args) {
+  long r = syscall(SYS_clone3, args, sizeof *args);
+  return r;
+}
+
+[[gnu::noinline]] long SpawnStub(CloneArgs* args, int stub, int control, const Control* header, const int* fds, char* number) {
+  args->flags |= CLONE_VM | CLONE_VFORK;
+  long r = CloneHere(args);
+  if (r == 0) BecomeStub(stub, control, header, fds, number);
+  if (r < 0) {
+    errno = static_cast<int>(-r);
+    return -1;
+  }
+  return r;
+}
+
+size_t PlanOffset(uint32_t fd_count) { return (sizeof(Control) + fd_count * sizeof(int32_t) + 7) & ~size_t{7}; }
+
+// The memfd that berth-init maps. -1 and errno.
+int WriteControl(const Control& header, const int* fds, const void* plan) {
+  int fd = static_cast<int>(syscall(SYS_memfd_create, "berth-plan", MFD_CLOEXEC));
+  if (fd < 0) return -1;
+  char padding[8] = {};
+  size_t used = sizeof header + header.fd_count * sizeof(int32_t);
+  iovec parts[] = {{const_cast<Control*>(&header), sizeof header},
+                   {const_cast<int*>(fds), header.fd_count * sizeof(int32_t)},
+                   {padding, PlanOffset(header.fd_count) - used},
+                   {const_cast<void*>(plan), header.plan_size}};
+  ssize_t want = 0;
+  for (const iovec& part : parts) want += static_cast<ssize_t>(part.iov_len);
+  if (writev(fd, parts, 4) != want) {
+    int err = errno ? errno : EIO;
+    close(fd);
+    errno = err;
+    return -1;
+  }
+  return fd;
 }
 
 }  // namespace
@@ -335,11 +415,26 @@ bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, con
     }
   }
   int pidfd = -1;
-  long pid = Clone(plan->clone_flags, child.Fd(plan->cgroup2), &pidfd);
-  if (pid == 0) {
-    close(sockets[0]);
-    child.sync = sockets[1];
-    RunChild(child);
+  CloneArgs clone = PrepareClone(plan->clone_flags, child.Fd(plan->cgroup2), &pidfd);
+  long pid = -1;
+  if (options.stub >= 0) {
+    Control header{static_cast<uint32_t>(fd_count), static_cast<uint32_t>(size), sockets[1], child.target, stdio};
+    int control = WriteControl(header, fds, bytes);
+    if (control >= 0) {
+      char number[16];
+      Text(number, sizeof number) << control;
+      pid = SpawnStub(&clone, options.stub, control, &header, fds, number);
+      int err = errno;
+      close(control);
+      errno = err;
+    }
+  } else {
+    pid = Fork(&clone);
+    if (pid == 0) {
+      close(sockets[0]);
+      child.sync = sockets[1];
+      RunChild(child);
+    }
   }
   int err = errno;
   close(sockets[1]);
@@ -396,6 +491,42 @@ bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, con
 bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
             Failure* failure) {
   return Create(plan, plan_size, fds, fd_count, stdio, Options{}, process, failure);
+}
+
+void RunStub(int control) {
+  // Everything arrives without close-on-exec, to survive the exec that made us; nothing may survive the next one.
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  syscall(SYS_close_range, 3, ~0U, kCloseRangeCloexec);
+  struct stat st;
+  if (fstat(control, &st) < 0 || st.st_size < static_cast<off_t>(sizeof(Control))) _exit(255);
+  void* map = mmap(nullptr, static_cast<size_t>(st.st_size), PROT_READ, MAP_PRIVATE, control, 0);
+  if (map == MAP_FAILED) _exit(255);
+  close(control);
+  const Control* header = static_cast<const Control*>(map);
+  if (static_cast<size_t>(st.st_size) != PlanOffset(header->fd_count) + header->plan_size) _exit(255);
+  Child child;
+  child.base = static_cast<const char*>(map) + PlanOffset(header->fd_count);
+  child.plan = reinterpret_cast<const Plan*>(child.base);
+  child.fds = reinterpret_cast<const int32_t*>(header + 1);
+  child.sync = header->sync;
+  child.stdio = header->stdio;
+  child.target = header->target;
+  // What the caller keeps for the process beyond this exec must not be closed with the rest.
+  for (uint32_t i = 0; i < child.plan->preserve_fds; ++i) fcntl(3 + static_cast<int>(i), F_SETFD, 0);
+  RunChild(child);
+}
+
+int SealExecutable(const void* image, size_t size) {
+  constexpr unsigned kExec = 0x10;  // MFD_EXEC, 6.3: says so where vm.memfd_noexec asks; unknown before
+  int fd = static_cast<int>(syscall(SYS_memfd_create, "berth-init", MFD_CLOEXEC | MFD_ALLOW_SEALING | kExec));
+  if (fd < 0 && errno == EINVAL) fd = static_cast<int>(syscall(SYS_memfd_create, "berth-init", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (fd < 0) return -1;
+  constexpr int kSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+  if (write(fd, image, size) == static_cast<ssize_t>(size) && fcntl(fd, F_ADD_SEALS, kSeals) == 0) return fd;
+  int err = errno;
+  close(fd);
+  errno = err;
+  return -1;
 }
 
 bool Start(Process* process, Failure* failure) {

@@ -35,7 +35,16 @@ struct Process {
 struct Options {
   int pid_namespace = -1;  // for plans with kPlanCallerPid: namespace fd or pidfd
   int target = -1;         // for plans with kPlanCallerTarget: pidfd of the container's first process
+  // A sealed executable (memfd of the program berth-init) that runs the child side. For callers whose own executable is
+  // a file of the host: the child must not be entered through /proc/self/exe and written to (CVE-2019-5736). -1: the
+  // child is a fork of the caller, whose executable is then expected to be sealed itself.
+  int stub = -1;
 };
+
+// main of berth-init: `control` is the descriptor that Create left for it. Does not return.
+[[noreturn]] void RunStub(int control);
+// A sealed memfd with `image` in it, to be Options::stub; O_CLOEXEC. -1 and errno.
+int SealExecutable(const void* image, size_t size);
 
 // Runs the plan's parent and child side up to the last step before execve. False: nothing is left (the child is reaped),
 // *failure says why. The caller must not have SIGCHLD ignored.

@@ -113,7 +113,14 @@ Result<unique_fd> CloneTree(int dir, const std::string& path, bool recursive) {
 
 Result<unique_fd> CloneTree(const std::string& path, bool recursive) { return CloneTree(AT_FDCWD, path, recursive); }
 
-Result<void> Configure(int tree, const Options& o) {
+Result<void> Configure(int tree, const Options& o, bool single) {
+  if (single) {
+    mount_attr all{};
+    all.attr_set = (o.attr_set & ~o.tree_clear) | o.tree_set;
+    all.attr_clr = (o.attr_clear & ~o.tree_set) | o.tree_clear;
+    all.propagation = o.propagation ? o.propagation : MS_PRIVATE;
+    return SetAttr(tree, 0, all, "set attributes of a mount");
+  }
   // One call for the common case; two when the top mount and the tree below want different things.
   mount_attr whole{};
   whole.attr_set = o.tree_set;

@@ -28,7 +28,8 @@ Options ParseOptions(const std::vector<std::string>& words);
 Result<unique_fd> CloneTree(int dir, const std::string& path, bool recursive);
 Result<unique_fd> CloneTree(const std::string& path, bool recursive);
 // Options onto a detached tree: attributes of the top mount, of the tree, propagation (private unless asked otherwise).
-Result<void> Configure(int tree, const Options& options);
+// single: it is one mount without others below, which takes one call less.
+Result<void> Configure(int tree, const Options& options, bool single = false);
 // A new tmpfs, not yet mounted anywhere: "size=64m,mode=1777".
 Result<unique_fd> NewTmpfs(std::string_view options, bool readonly = false);
 

@@ -41,7 +41,8 @@ Result<int> Exec(const RuntimeHost& host, const ExecRequest& r, int* failed_code
   auto fds = prepared.RawFds();
   init::Process process;
   init::Failure failure;
-  if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, &process, &failure))
+  if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, {.stub = host.stub},
+                    &process, &failure))
     return FromFailure(failure, failed_code);
   unique_fd pidfd(process.pidfd), master(process.terminal);
   auto end = [&] {

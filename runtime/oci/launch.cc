@@ -19,10 +19,12 @@ namespace {
 std::string Now() {
   timespec ts;
   clock_gettime(CLOCK_REALTIME, &ts);
-  tm t;
-  gmtime_r(&ts.tv_sec, &t);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday, t.tm_hour,
-                     t.tm_min, t.tm_sec, ts.tv_nsec);
+  // gmtime_r would read /etc/localtime first.
+  std::chrono::sys_days day{std::chrono::days(ts.tv_sec / 86400)};
+  std::chrono::year_month_day date(day);
+  long second = ts.tv_sec % 86400;
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z", int(date.year()), unsigned(date.month()), unsigned(date.day()),
+                     second / 3600, second / 60 % 60, second % 60, ts.tv_nsec);
 }
 
 void KillAndReap(init::Process* p) {
@@ -77,8 +79,8 @@ Result<void> SendTerminal(const std::string& path, int master) {
 Result<std::string> CgroupPath(const RuntimeHost& host, const Spec& spec, const std::string& id) {
   const std::string& path = spec.linux->cgroupsPath;
   if (!host.systemd_cgroup) {
-    if (path.empty()) return "/berth-oci/" + id;
-    return path[0] == '/' ? path : "/berth-oci/" + path;
+    if (path.empty()) return "/berth-oci-" + id;  // flat, so that deletion leaves no parent behind
+    return path[0] == '/' ? path : "/berth-oci-" + path;
   }
   // slice:prefix:name. The directories that systemd would use for the scope, made by us: units are not registered.
   std::vector<std::string> parts(1);
@@ -140,7 +142,8 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
 
   auto fds = prepared.RawFds();
   init::Failure failure;
-  if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, &out.process, &failure))
+  if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, {.stub = host.stub},
+                    &out.process, &failure))
     return FromFailure(failure, failed_code);
   undo.Add("kill container", [&out]() -> Result<void> {
     KillAndReap(&out.process);

@@ -27,7 +27,7 @@ Result<void> WritePidFile(const std::string& path, pid_t pid);
 Result<void> SendTerminal(const std::string& socket_path, int master);
 // Waits for the child and relays: signals of ours to it, and bytes between our streams and `terminal` when it is one.
 Result<int> Attend(pid_t pid, int pidfd, int terminal);
-// "/berth-oci/<id>" by default; cgroupsPath as it is when absolute, below /berth-oci when relative.
+// "/berth-oci-<id>" by default; cgroupsPath as it is when absolute, "/berth-oci-<cgroupsPath>" when relative.
 Result<std::string> CgroupPath(const RuntimeHost& host, const Spec& spec, const std::string& id);
 
 }  // namespace berth::runtime::oci

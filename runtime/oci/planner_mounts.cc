@@ -105,7 +105,7 @@ struct Context {
     }
     struct stat st;
     if (::fstat(tree->get(), &st) < 0) return SysErr("{}.source: {}", at, source);
-    TRY_CTX(mount::Configure(tree->get(), o), "{}.options", at);
+    TRY_CTX(mount::Configure(tree->get(), o, !o.recursive), "{}.options", at);
     if (target == "/dev") dev_is_ours = false;
     Tree(target, std::move(*tree), !S_ISDIR(st.st_mode), source);
     return {};
@@ -151,7 +151,7 @@ struct Context {
     // show, without a new superblock for each.
     auto attach = [&](const std::string& mount_point, const std::string& where) -> Result<void> {
       unique_fd tree = TRY_CTX(mount::CloneTree(mount_point + group.path, false), "{}", at);
-      TRY_CTX(mount::Configure(tree.get(), o), "{}.options", at);
+      TRY_CTX(mount::Configure(tree.get(), o, true), "{}.options", at);
       Tree(where, std::move(tree), false, "cgroup");
       return {};
     };
@@ -190,7 +190,7 @@ struct Context {
     if (o.copy_up) return Err(Code::kUnimplemented, "{}.options: tmpcopyup is not supported", at);
     if (target == "/dev/shm" && in.shm >= 0) {
       unique_fd tree = TRY_CTX(mount::CloneTree(in.shm, "", false), "{}: the pod's shared memory", at);
-      TRY_CTX(mount::Configure(tree.get(), {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC}), "{}", at);
+      TRY_CTX(mount::Configure(tree.get(), {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC}, true), "{}", at);
       Tree(target, std::move(tree), false, "shm");
       return {};
     }

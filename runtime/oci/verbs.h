@@ -14,6 +14,7 @@ namespace berth::runtime::oci {
 struct RuntimeHost {
   std::string root = "/run/berth-oci";
   bool systemd_cgroup = false;                        // cgroupsPath is "slice:prefix:name"
+  int stub = -1;                                      // init::Options::stub
   std::function<void(const std::string&)> warn = [](const std::string&) {};
 };
 

@@ -1,0 +1,4 @@
+// Empty: see CMakeLists.txt.
+namespace berth {
+extern const int kNoSpdlog = 0;
+}
