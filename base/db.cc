@@ -185,6 +185,16 @@ Result<void> Db::Transact(const std::function<Result<void>(Txn&)>& body) {
   return {};
 }
 
+Result<void> Db::TransactUnsynced(const std::function<Result<void>(Txn&)>& body) {
+  std::lock_guard lock(mutex_);
+  if (depth_ > 0) return Transact(body);
+  // In WAL mode NORMAL syncs at checkpoints only. The setting is the connection's, which is ours while we hold the mutex.
+  TRY(Script("PRAGMA synchronous=NORMAL"));
+  auto done = Transact(body);
+  TRY(Script("PRAGMA synchronous=FULL"));
+  return done;
+}
+
 Result<void> Db::Migrate(std::string_view folder, const std::vector<std::string>& steps) {
   return Transact([&](Txn& t) -> Result<void> {
     int64_t version = 0;

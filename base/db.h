@@ -70,6 +70,10 @@ class Db {
   Db(const Db&) = delete;
 
   Result<void> Transact(const std::function<Result<void>(Txn&)>& body);  // commits when body succeeds, else rolls back
+  // The same without waiting for the disk: the commit outlives the process but perhaps not a power cut, which is enough for
+  // records of what a reboot removes anyway (links, addresses, processes). The file stays consistent, and a later commit
+  // of the other kind brings this one to the disk too. Inside another transaction it is part of that one.
+  Result<void> TransactUnsynced(const std::function<Result<void>(Txn&)>& body);
   Result<void> Migrate(std::string_view folder, const std::vector<std::string>& steps);
   template <class... Args>
   Result<int> Exec(std::string_view sql, const Args&... args) {  // a transaction of one statement

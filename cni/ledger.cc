@@ -13,10 +13,8 @@ CREATE TABLE cni_attachments(pod TEXT PRIMARY KEY, network TEXT NOT NULL, interf
   uid TEXT NOT NULL, native_ports INTEGER NOT NULL, conflist TEXT NOT NULL, result TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE cni_leases(network TEXT NOT NULL, address TEXT NOT NULL, prefix INTEGER NOT NULL, gateway TEXT NOT NULL,
   range_set INTEGER NOT NULL, pod TEXT NOT NULL, PRIMARY KEY(network, address)) WITHOUT ROWID;
-CREATE INDEX cni_leases_pod ON cni_leases(pod);
 CREATE TABLE cni_ports(protocol TEXT NOT NULL, host_port INTEGER NOT NULL, host_ip TEXT NOT NULL,
   container_port INTEGER NOT NULL, pod TEXT NOT NULL, PRIMARY KEY(protocol, host_port, host_ip)) WITHOUT ROWID;
-CREATE INDEX cni_ports_pod ON cni_ports(pod);
 CREATE TABLE cni_cursors(network TEXT NOT NULL, range_set INTEGER NOT NULL, address TEXT NOT NULL,
   PRIMARY KEY(network, range_set)) WITHOUT ROWID;
 )sql",
@@ -137,6 +135,11 @@ void Ledger::Forget(const AttachmentRow& row) {
   pods_.erase(row.pod);
 }
 
+// What programs keep is on the disk and outlives a power cut, so their DEL has to be remembered over it.
+Result<void> Ledger::Commit(const AttachmentRow& row, const std::function<Result<void>(Db::Txn&)>& body) {
+  return row.conflist.empty() ? db_.TransactUnsynced(body) : db_.Transact(body);
+}
+
 Result<AttachmentPtr> Ledger::Insert(AttachmentRow row, const std::vector<RangeSet>& sets) {
   AttachmentPtr made;
   {
@@ -164,7 +167,7 @@ Result<AttachmentPtr> Ledger::Insert(AttachmentRow row, const std::vector<RangeS
     pods_[made->pod] = made;
   }
   const AttachmentRow& r = *made;
-  auto written = db_.Transact([&](Db::Txn& t) -> Result<void> {
+  auto written = Commit(r, [&](Db::Txn& t) -> Result<void> {
     TRY(t.Exec("INSERT INTO cni_attachments(pod, network, interface, bridge, link, netns, netns_inode, name, namespace, uid, "
                "native_ports, conflist, result) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
                r.pod.str(), r.network, r.interface, r.bridge, r.link, r.netns_path, r.netns_inode, r.name, r.name_space, r.uid,
@@ -198,8 +201,10 @@ Result<void> Ledger::SetResult(const PodId& pod, std::string result, std::string
   }
   row->result = std::move(result);
   if (row->link.empty()) row->link = std::move(link);
-  TRY_CTX(db_.Exec("UPDATE cni_attachments SET result = ?, link = ? WHERE pod = ?", row->result, row->link, pod.str()),
-          "network ledger");
+  TRY_CTX(Commit(*row, [&](Db::Txn& t) -> Result<void> {
+    TRY(t.Exec("UPDATE cni_attachments SET result = ?, link = ? WHERE pod = ?", row->result, row->link, pod.str()));
+    return {};
+  }), "network ledger");
   std::lock_guard lock(mutex_);
   if (!row->link.empty()) links_[row->link] = pod;
   pods_[pod] = row;
@@ -209,10 +214,13 @@ Result<void> Ledger::SetResult(const PodId& pod, std::string result, std::string
 Result<void> Ledger::Remove(const PodId& pod) {
   AttachmentPtr row = Find(pod);
   if (!row) return {};
-  TRY_CTX(db_.Transact([&](Db::Txn& t) -> Result<void> {
+  TRY_CTX(db_.TransactUnsynced([&](Db::Txn& t) -> Result<void> {
     TRY(t.Exec("DELETE FROM cni_attachments WHERE pod = ?", pod.str()));
-    if (!row->leases.empty()) TRY(t.Exec("DELETE FROM cni_leases WHERE pod = ?", pod.str()));
-    if (!row->ports.empty()) TRY(t.Exec("DELETE FROM cni_ports WHERE pod = ?", pod.str()));
+    for (const Lease& l : row->leases)
+      TRY(t.Exec("DELETE FROM cni_leases WHERE network = ? AND address = ?", row->network, l.ip.Text()));
+    for (const PortMapping& p : row->ports)
+      TRY(t.Exec("DELETE FROM cni_ports WHERE protocol = ? AND host_port = ? AND host_ip = ?", p.protocol, p.host_port,
+                 p.host_ip));
     return {};
   }), "network ledger");
   std::lock_guard lock(mutex_);
@@ -260,7 +268,7 @@ std::vector<NetworkRow> Ledger::Networks() const {
 }
 
 Result<void> Ledger::DropUnused(const std::string& keep) {
-  TRY_CTX(db_.Transact([&](Db::Txn& t) -> Result<void> {
+  TRY_CTX(db_.TransactUnsynced([&](Db::Txn& t) -> Result<void> {
     for (const char* table : {"cni_leases", "cni_ports"})
       TRY(t.Exec(fmt::format("DELETE FROM {} WHERE pod NOT IN (SELECT pod FROM cni_attachments)", table)));
     return {};

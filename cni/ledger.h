@@ -1,6 +1,7 @@
 #pragma once
 // Who has which address, link and host port: tables in berth.db, written before the kernel is changed, and an index in
-// memory over them. Thread-safe. What is in the ledger after a crash is what may be left in the kernel.
+// memory over them. Thread-safe. What is in the ledger after a crash is what may be left in the kernel. Commits do not wait
+// for the disk, as a power cut that loses them takes what they describe along; those of plugin programs do.
 //
 //   cni_networks     a network that has been set up: bridge, subnets, how it is routed; needed to rebuild the rules
 //   cni_attachments  one row a pod
@@ -89,6 +90,7 @@ class Ledger {
   Result<void> Load();
   Pool& PoolOf(const std::string& network, size_t index, const RangeSet& set);
   Result<void> TakePorts(const AttachmentRow& row);
+  Result<void> Commit(const AttachmentRow& row, const std::function<Result<void>(Db::Txn&)>& body);
   void Forget(const AttachmentRow& row);
 
   Db& db_;
