@@ -5,6 +5,7 @@
 #include <linux/loop.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -30,7 +31,7 @@ inline std::string EnterMountNamespace() {
   return why;
 }
 
-// An ext4 filesystem in a file, mounted. EROFS cannot read its image from tmpfs or overlayfs, which /tmp may be.
+// An ext4 filesystem in memory, mounted. EROFS cannot read its image from tmpfs or overlayfs, which /tmp may be.
 class LoopDisk {
  public:
   explicit LoopDisk(int megabytes) { Make(megabytes); }
@@ -42,10 +43,10 @@ class LoopDisk {
 
  private:
   void Make(int megabytes) {
-    std::string image = directory_ / "image";
     path_ = directory_ / "disk";
     mkdir(path_.c_str(), 0755);
-    unique_fd file(open(image.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    unique_fd file(memfd_create("disk", MFD_CLOEXEC));
+    std::string image = fmt::format("/proc/{}/fd/{}", getpid(), file.get());
     if (ftruncate(file.get(), static_cast<off_t>(megabytes) << 20) != 0) return Fail("size the image");
     std::string make = fmt::format("mkfs.ext4 -q -F -m 0 -b 4096 -N 16384 -O ^has_journal -E lazy_itable_init=0,nodiscard '{}' >/dev/null 2>&1", image);
     if (system(make.c_str()) != 0) return Fail("run mkfs.ext4");
@@ -134,7 +135,7 @@ inline void LookInto(int parent, const std::string& name, const std::string& pre
     if (options.metadata) {
       text += fmt::format(" {}:{} {}.{:09}", st.st_uid, st.st_gid, st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
       if (!S_ISDIR(st.st_mode)) text += fmt::format(" n{}", st.st_nlink);
-      std::string names(65536, '\0'), value(65536, '\0');
+      static thread_local std::string names(65536, '\0'), value(65536, '\0');
       ssize_t size = llistxattr(via.c_str(), names.data(), names.size());
       std::map<std::string, std::string> xattrs;
       for (std::string_view rest(names.data(), size < 0 ? 0 : static_cast<size_t>(size)); !rest.empty();) {
