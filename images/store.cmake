@@ -14,4 +14,4 @@ berth_library(berth_images
     store_pull.cc
     store_table.cc
   LINK berth_registry berth_content berth_snapshots)
-berth_test(image_store_test SOURCES store_test.cc LINK berth_images)
+berth_test(image_store_test SOURCES store_test.cc archive_test.cc LINK berth_images)
