@@ -35,14 +35,21 @@ constexpr NewCall kNewCalls[] = {
     {"setxattrat", 463},        {"getxattrat", 464},       {"listxattrat", 465},      {"removexattrat", 466},
     {"open_tree_attr", 467},    {"file_getattr", 468},     {"file_setattr", 469}};
 
-// i386 reaches the socket calls through socketcall(2) as well: name, its first argument there.
-constexpr NewCall kSocketCalls[] = {
-    {"socket", 1}, {"bind", 2}, {"connect", 3}, {"listen", 4}, {"accept", 5}, {"getsockname", 6}, {"getpeername", 7},
-    {"socketpair", 8}, {"send", 9}, {"recv", 10}, {"sendto", 11}, {"recvfrom", 12}, {"shutdown", 13}, {"setsockopt", 14},
-    {"getsockopt", 15}, {"sendmsg", 16}, {"recvmsg", 17}, {"accept4", 18}, {"recvmmsg", 19}, {"sendmmsg", 20}};
-// And the System V calls through ipc(2).
-constexpr NewCall kIpcCalls[] = {{"semop", 1}, {"semget", 2}, {"semctl", 3}, {"semtimedop", 4}, {"msgsnd", 11}, {"msgrcv", 12},
-                                 {"msgget", 13}, {"msgctl", 14}, {"shmat", 21}, {"shmdt", 22}, {"shmget", 23}, {"shmctl", 24}};
+// i386 reaches the socket calls through socketcall(2), most of them also directly; the System V calls through ipc(2).
+// libseccomp has no plain numbers for them.
+struct Multiplexed {
+  std::string_view name;
+  int selector;   // first argument of the multiplexer
+  int direct;     // own number on i386; -1: none
+};
+constexpr Multiplexed kSocketCalls[] = {
+    {"socket", 1, 359},     {"bind", 2, 361},         {"connect", 3, 362},      {"listen", 4, 363},   {"accept", 5, -1},
+    {"getsockname", 6, 367}, {"getpeername", 7, 368}, {"socketpair", 8, 360},   {"send", 9, -1},      {"recv", 10, -1},
+    {"sendto", 11, 369},    {"recvfrom", 12, 371},    {"shutdown", 13, 373},    {"setsockopt", 14, 366}, {"getsockopt", 15, 365},
+    {"sendmsg", 16, 370},   {"recvmsg", 17, 372},     {"accept4", 18, 364},     {"recvmmsg", 19, 337}, {"sendmmsg", 20, 345}};
+constexpr Multiplexed kIpcCalls[] = {{"semop", 1, -1},    {"semget", 2, 393},  {"semctl", 3, 394},  {"semtimedop", 4, -1},
+                                     {"msgsnd", 11, 400}, {"msgrcv", 12, 401}, {"msgget", 13, 399}, {"msgctl", 14, 402},
+                                     {"shmat", 21, 397},  {"shmdt", 22, 398},  {"shmget", 23, 395}, {"shmctl", 24, 396}};
 
 const Arch* FindArch(std::string_view name) {
   for (const Arch& a : kArches)
@@ -53,6 +60,10 @@ const Arch* FindArch(std::string_view name) {
 std::optional<int> NumberOn(const std::string& name, const Arch& arch) {
   int n = seccomp_syscall_resolve_name_arch(arch.token, name.c_str());
   if (n >= 0) return n;
+  if (arch.token == SCMP_ARCH_X86)
+    for (auto calls : {std::span<const Multiplexed>(kSocketCalls), std::span<const Multiplexed>(kIpcCalls)})
+      for (const Multiplexed& call : calls)
+        if (name == call.name) return call.direct < 0 ? std::nullopt : std::optional(call.direct);
   for (const NewCall& call : kNewCalls) {
     if (name != call.name) continue;
     return arch.token == SCMP_ARCH_X32 ? static_cast<int>(kX32Bit | static_cast<unsigned>(call.number)) : call.number;
@@ -113,10 +124,19 @@ constexpr uint16_t kJeq = BPF_JMP | BPF_JEQ | BPF_K, kJge = BPF_JMP | BPF_JGE | 
                    kJa = BPF_JMP | BPF_JA;
 
 // Falls through when the term holds; else jumps, to be patched: `fails` collects (instruction, true branch?).
-void EmitTerm(const Term& t, Code_* out, std::vector<std::pair<size_t, bool>>* fails) {
+// narrow: arguments have 32 bits on this architecture, the upper half says nothing.
+void EmitTerm(const Term& t, bool narrow, Code_* out, std::vector<std::pair<size_t, bool>>* fails) {
   uint32_t low_at = 16 + 8 * t.index, high_at = low_at + 4;
   uint32_t high = static_cast<uint32_t>(t.value >> 32), low = static_cast<uint32_t>(t.value);
   auto fail = [&](bool branch) { fails->push_back({out->size() - 1, branch}); };
+  if (narrow) {
+    out->push_back(Stmt(kLoad, low_at));
+    if (t.op == Compare::kMasked) out->push_back(Stmt(kAnd, low));
+    uint16_t test = t.op == Compare::kGt || t.op == Compare::kLe ? kJgt : t.op == Compare::kGe || t.op == Compare::kLt ? kJge : kJeq;
+    out->push_back(Jump(test, t.op == Compare::kMasked ? static_cast<uint32_t>(t.second) : low, 0, 0));
+    fail(t.op == Compare::kNe || t.op == Compare::kLt || t.op == Compare::kLe);
+    return;
+  }
   switch (t.op) {
     case Compare::kEq:
       out->push_back(Stmt(kLoad, high_at));
@@ -167,14 +187,14 @@ void EmitTerm(const Term& t, Code_* out, std::vector<std::pair<size_t, bool>>* f
 }
 
 // All rules of one system call: conditional ones in order, then the unconditional one or the default.
-Code_ EmitRules(const std::vector<Rule>& rules, uint32_t fallback) {
+Code_ EmitRules(const std::vector<Rule>& rules, bool narrow, uint32_t fallback) {
   Code_ out;
   for (const Rule& r : rules)
     if (r.terms.empty()) fallback = r.action;
   for (const Rule& r : rules) {
     if (r.terms.empty()) continue;
     std::vector<std::pair<size_t, bool>> fails;
-    for (const Term& t : r.terms) EmitTerm(t, &out, &fails);
+    for (const Term& t : r.terms) EmitTerm(t, narrow, &out, &fails);
     out.push_back(Stmt(kRet, r.action));
     for (auto [at, branch] : fails) {
       uint8_t distance = static_cast<uint8_t>(out.size() - at - 1);  // a rule has at most six terms: below 255
@@ -216,7 +236,7 @@ Code_ EmitSearch(const std::vector<Range>& ranges, size_t from, size_t to) {
 }
 
 // `first`..: the numbers of one architecture; those above the last known one get `beyond`.
-Code_ EmitTable(const Table& table, uint32_t first, uint32_t fallback, uint32_t beyond) {
+Code_ EmitTable(const Table& table, uint32_t first, bool narrow, uint32_t fallback, uint32_t beyond) {
   std::vector<Range> ranges;
   auto add = [&](uint32_t at, Code_ leaf) {
     if (!ranges.empty() && SameCode(ranges.back().leaf, leaf)) return;
@@ -225,7 +245,7 @@ Code_ EmitTable(const Table& table, uint32_t first, uint32_t fallback, uint32_t 
   uint32_t next = first;
   for (const auto& [number, rules] : table) {
     if (number > next) add(next, {Stmt(kRet, fallback)});
-    add(number, EmitRules(rules, fallback));
+    add(number, EmitRules(rules, narrow, fallback));
     next = number + 1;
   }
   add(next, {Stmt(kRet, beyond)});
@@ -309,11 +329,11 @@ Result<Program> Build(const oci::Seccomp& filter) {
           tables[a][static_cast<uint32_t>(*n)].push_back(compiled);
         }
         if (a->token != SCMP_ARCH_X86 || !compiled.terms.empty()) continue;  // arguments are behind a pointer there
-        for (auto [calls, gate] : {std::pair{std::span<const NewCall>(kSocketCalls), "socketcall"}, {std::span<const NewCall>(kIpcCalls), "ipc"}})
-          for (const NewCall& call : calls)
+        for (auto [calls, gate] : {std::pair{std::span<const Multiplexed>(kSocketCalls), "socketcall"}, {std::span<const Multiplexed>(kIpcCalls), "ipc"}})
+          for (const Multiplexed& call : calls)
             if (name == call.name)
               tables[a][static_cast<uint32_t>(*NumberOn(gate, *a))].push_back(
-                  Rule{{Term{0, Compare::kEq, static_cast<uint64_t>(call.number), 0}}, compiled.action});
+                  Rule{{Term{0, Compare::kEq, static_cast<uint64_t>(call.selector), 0}}, compiled.action});
       }
       if (!known && std::find(program.unknown.begin(), program.unknown.end(), name) == program.unknown.end())
         program.unknown.push_back(name);
@@ -330,12 +350,12 @@ Result<Program> Build(const oci::Seccomp& filter) {
   for (const Arch* a : arches) {
     if (a->token == SCMP_ARCH_X32) continue;
     Code_ block{Stmt(kLoad, 0)};
-    Code_ own = EmitTable(tables[a], 0, fallback, beyond);
+    Code_ own = EmitTable(tables[a], 0, a->token == SCMP_ARCH_X86 || a->token == SCMP_ARCH_ARM, fallback, beyond);
     if (a->token == SCMP_ARCH_X86_64) {
       const Arch* x32 = FindArch("SCMP_ARCH_X32");
       bool has_x32 = tables.contains(x32);
       // Numbers with bit 30 are the x32 ABI under the same audit architecture.
-      Code_ other = has_x32 ? EmitTable(tables[x32], kX32Bit, fallback, beyond) : Code_{Stmt(kRet, SECCOMP_RET_KILL_PROCESS)};
+      Code_ other = has_x32 ? EmitTable(tables[x32], kX32Bit, true, fallback, beyond) : Code_{Stmt(kRet, SECCOMP_RET_KILL_PROCESS)};
       block.push_back(Jump(kJge, kX32Bit, 0, 1));
       block.push_back(Stmt(kJa, static_cast<uint32_t>(own.size())));
       block.insert(block.end(), own.begin(), own.end());
