@@ -15,3 +15,4 @@ berth_library(berth_images
     store_table.cc
   LINK berth_registry berth_content berth_snapshots)
 berth_test(image_store_test SOURCES store_test.cc archive_test.cc LINK berth_images)
+berth_test(image_peer_test SOURCES store_peer_test.cc LINK berth_images LABELS root peer TIMEOUT 300)
