@@ -87,7 +87,8 @@ class Unpacker {
   }
 
   Result<void> FillFile(int file, const Inode& inode) {
-    if (inode.size > 0 && ftruncate(file, static_cast<off_t>(inode.size)) != 0) return SysErr("set size {}", inode.size);
+    uint64_t written = inode.extents.empty() ? 0 : inode.extents.back().offset + inode.extents.back().length;
+    if (inode.size > written && ftruncate(file, static_cast<off_t>(inode.size)) != 0) return SysErr("set size {}", inode.size);
     for (const Extent& e : inode.extents) TRY(Copy(tar_, e.source, file, e.offset, e.length));
     if (inode.lower_path.empty()) return {};
     unique_fd from = TRY(lower_->Open(inode.lower_path));

@@ -1,3 +1,9 @@
+#include <signal.h>
+
+#include <filesystem>
+
+#include "base/child.h"
+#include "images/snapshots/failpoints.h"
 #include "images/snapshots/layer_snapshotter.h"
 #include "images/snapshots/snapshotter_contract.h"
 
@@ -124,6 +130,95 @@ TEST_P(ErofsSnapshotter, LayersServeBothKinds) {
   ASSERT_TRUE(IsOk(snapshotter_->RemoveLayer(lower)));
   ASSERT_TRUE(IsOk(snapshotter_->RemoveLayer(upper)));
   EXPECT_THAT(Files(), IsEmpty());
+}
+
+// ---- death at each step -------------------------------------------------------------------------------------------------
+
+// What the crash tests start as a process of its own, which dies at the failpoint in its environment.
+TEST(CrashVictim, DISABLED_DoesEverything) {
+  const char* root = getenv("BERTH_TEST_ROOT");
+  ASSERT_NE(root, nullptr) << "runs for the crash tests only";
+  auto db = Db::OpenFile(std::string(root) + "/berth.db");
+  ASSERT_TRUE(IsOk(db));
+  Options options;
+  options.root = root;
+  options.run = getenv("BERTH_TEST_RUN");
+  options.snapshotter = getenv("BERTH_TEST_KIND");
+  auto opened = OpenSnapshotter(options, **db);
+  ASSERT_TRUE(IsOk(opened));
+  Snapshotter& snapshotter = **opened;
+  ASSERT_TRUE(IsOk(snapshotter.Collect({})));
+  auto lower = Import(snapshotter, TarMaker().Dir("./").File("f", std::string(1 << 20, 'x')).Finish());
+  ASSERT_TRUE(IsOk(lower));
+  auto upper = Import(snapshotter, TarMaker().File("d/g", "y").Finish(), {*lower});
+  ASSERT_TRUE(IsOk(upper));
+  ASSERT_TRUE(IsOk(snapshotter.Prepare("owner", {*lower, *upper}, false, Deadline::Never())));
+  ASSERT_TRUE(IsOk(snapshotter.Drop("owner")));
+  ASSERT_TRUE(IsOk(snapshotter.RemoveLayer(*upper)));
+}
+
+class SnapshotterCrash : public SnapshotterContract {};
+INSTANTIATE_TEST_SUITE_P(Kinds, SnapshotterCrash, ::testing::Values(SnapshotterCase{"erofs"}, SnapshotterCase{"directory"}),
+                         [](const auto& info) { return info.param.kind; });
+
+TEST_P(SnapshotterCrash, NothingIsLeftThatNoRecordOwns) {
+  snapshotter_.reset();
+  db_.reset();
+  for (std::string_view failpoint : kSnapshotFailpoints) {
+    SCOPED_TRACE(std::string(failpoint));
+    ASSERT_TRUE(IsOk(RemoveTree(base_)));
+    ASSERT_TRUE(IsOk(MakeDirs(base_)));
+    Command victim;
+    victim.argv = {std::filesystem::read_symlink("/proc/self/exe").string(), "--gtest_filter=CrashVictim.*", "--gtest_also_run_disabled_tests"};
+    victim.env = {fmt::format("BERTH_FAILPOINT={}", failpoint), "BERTH_TEST_ROOT=" + base_, "BERTH_TEST_RUN=" + run_->path(),
+                  "BERTH_TEST_KIND=" + GetParam().kind, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+    auto died = berth::Run(victim, Deadline::After(std::chrono::seconds(60)));
+    ASSERT_TRUE(IsOk(died));
+    ASSERT_EQ(died->exit_code, 128 + SIGKILL) << died->out;
+    Reopen();
+    ASSERT_TRUE(IsOk(snapshotter_->Collect({})));
+    EXPECT_THAT(LayerMounts(), IsEmpty());
+    // What is there is whole: each layer the records know has its tar and view, and works; no file is anybody else's.
+    size_t known = 0;
+    std::string lower_tar = TarMaker().Dir("./").File("f", std::string(1 << 20, 'x')).Finish();
+    for (const std::string& tar : {lower_tar, TarMaker().File("d/g", "y").Finish()}) {
+      auto found = snapshotter_->Find(Digest::Of(tar));
+      ASSERT_TRUE(IsOk(found));
+      if (!*found) continue;
+      ++known;
+      EXPECT_GE(LookAt({Digest::Of(tar)}).size(), 2u);
+      ASSERT_TRUE(IsOk(snapshotter_->RemoveLayer(Digest::Of(tar))));
+    }
+    EXPECT_THAT(Files(), IsEmpty()) << known << " layers were known";
+    Digest lower = Add(lower_tar);
+    EXPECT_THAT(LookAt({lower}), Contains(Key("f")));
+    snapshotter_.reset();
+    db_.reset();
+  }
+}
+
+// With nobody to collect: what a killed agent leaves mounted is used by the next one while its owner lives.
+TEST_P(SnapshotterCrash, AnOwnerSurvivesTheAgent) {
+  snapshotter_.reset();
+  db_.reset();
+  Command victim;
+  victim.argv = {std::filesystem::read_symlink("/proc/self/exe").string(), "--gtest_filter=CrashVictim.*", "--gtest_also_run_disabled_tests"};
+  victim.env = {"BERTH_FAILPOINT=prepare.mounted", "BERTH_TEST_ROOT=" + base_, "BERTH_TEST_RUN=" + run_->path(), "BERTH_TEST_KIND=" + GetParam().kind,
+                "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  auto died = berth::Run(victim, Deadline::After(std::chrono::seconds(60)));
+  ASSERT_TRUE(IsOk(died));
+  auto mounts = LayerMounts();
+  EXPECT_EQ(mounts.size(), GetParam().kind == "erofs" ? 2u : 0u);
+  Reopen();
+  ASSERT_TRUE(IsOk(snapshotter_->Collect({"owner"})));
+  EXPECT_EQ(LayerMounts(), mounts);
+  Digest lower = Digest::Of(TarMaker().Dir("./").File("f", std::string(1 << 20, 'x')).Finish()), upper = Digest::Of(TarMaker().File("d/g", "y").Finish());
+  EXPECT_TRUE(IsErr(snapshotter_->RemoveLayer(lower), Code::kConflict, "owner"));
+  auto root = snapshotter_->Prepare("owner", {lower, upper}, false, Deadline::Never());
+  ASSERT_TRUE(IsOk(root));
+  EXPECT_THAT(Look(root->mount.get()), Contains(Key("d/g")));
+  EXPECT_EQ(LayerMounts(), mounts);
+  ASSERT_TRUE(IsOk(snapshotter_->Drop("owner")));
 }
 
 }  // namespace berth::images
