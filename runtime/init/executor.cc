@@ -81,16 +81,16 @@ struct Checker {
 const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Failure* failure) {
   const Plan* plan = static_cast<const Plan*>(bytes);
   if (size < sizeof(Plan) || size > kPlanLimit || plan->magic != kPlanMagic || plan->size != size) {
-    Describe(failure, EINVAL, "start plan: damaged header");
+    Describe(failure, 0, "start plan: damaged header");
     return nullptr;
   }
   if (plan->version != kPlanVersion) {
-    Describe(failure, EINVAL, "start plan: made by another version");
+    Describe(failure, 0, "start plan: made by another version");
     return nullptr;
   }
   Checker checker{static_cast<const char*>(bytes), size, *plan, fd_count};
   if (plan->fd_count != fd_count || (plan->kind != PlanKind::kContainer && plan->kind != PlanKind::kExec) || !checker.Ok()) {
-    Describe(failure, EINVAL, "start plan: inconsistent");
+    Describe(failure, 0, "start plan: inconsistent");
     return nullptr;
   }
   return plan;
@@ -387,12 +387,12 @@ bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, con
   int pid_namespace = plan->flags & kPlanCallerPid ? options.pid_namespace : child.Fd(plan->pid_namespace);
   if (plan->kind == PlanKind::kExec) {
     if (child.target < 0) {
-      Describe(failure, EINVAL, "start plan: no pidfd of the container");
+      Describe(failure, 0, "start plan: no pidfd of the container");
       return false;
     }
     if (pid_namespace < 0) pid_namespace = child.target;
   } else if (plan->flags & kPlanCallerPid && pid_namespace < 0) {
-    Describe(failure, EINVAL, "start plan: no PID namespace to join");
+    Describe(failure, 0, "start plan: no PID namespace to join");
     return false;
   }
 
@@ -407,7 +407,8 @@ bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, con
     self = static_cast<int>(PidfdOpen(static_cast<pid_t>(syscall(SYS_getpid))));
     if (self < 0 || syscall(SYS_setns, pid_namespace, CLONE_NEWPID) < 0) {
       int err = errno;
-      Describe(failure, err, err == ESRCH ? "container not running" : "join PID namespace");
+      if (err == ESRCH) Describe(failure, 0, "container not running");
+      else Describe(failure, err, "join PID namespace");
       if (self >= 0) close(self);
       close(sockets[0]);
       close(sockets[1]);
