@@ -99,6 +99,10 @@ Result<std::vector<ImagePtr>> Importer::Work() {
   std::vector<ImagePtr> out;
   std::vector<Digest> fresh;
   for (Planned& p : images_) {
+    // A docker-archive does not say how large its layers are; as in `docker images`, their uncompressed size counts.
+    for (size_t i = 0; i < p.entries.size(); ++i)
+      if (p.image.layers[i].blob.empty())
+        if (auto layer = TRY(store_.snapshotter_.Find(p.image.parsed.diff_ids[i]))) p.image.size += layer->bytes;
     const Digest id = p.image.id;
     if (!store_.Find(id.str())) fresh.push_back(id);
     auto image = store_.Commit(std::move(p.image));

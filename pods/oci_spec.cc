@@ -189,7 +189,6 @@ Result<oci::Spec> MakeOciSpec(const OciInput& in) {
   oci::Spec spec;
   spec.root = oci::Root{.path = "rootfs", .readonly = c.read_only_rootfs};
   spec.mounts = Mounts(in);
-  if (in.pod.spec.namespaces.network != Namespace::kNode) spec.hostname = in.hostname;
 
   oci::Process p;
   p.terminal = c.tty;

@@ -98,18 +98,8 @@ Result<void> MakeDirectories(const config::Config& c, const pods::Layout& layout
   return MakeDirectory(layout.RunPods(), 0700);
 }
 
-std::string OwnCgroup() {
-  // Version 2's line, "0::/...", else the one of the memory controller (cgroups(7)).
-  std::string text = ReadFile("/proc/self/cgroup", 65536).value_or("");
-  std::string fallback;
-  for (size_t at = 0; at < text.size();) {
-    size_t end = std::min(text.find('\n', at), text.size());
-    std::string line = text.substr(at, end - at);
-    at = end + 1;
-    if (size_t path = line.find(":memory:"); path != std::string::npos) return line.substr(path + 8);
-    if (line.starts_with("0::")) fallback = line.substr(3);
-  }
-  return fallback;
+std::string CgroupVersions(const runtime::cgroup::Layout& layout) {
+  return layout.unified() ? "v2" : layout.v2.empty() ? "v1" : "hybrid";
 }
 
 std::string ConfigJson(const config::Config& c) {
@@ -142,17 +132,13 @@ Result<void> Serve(const config::Loaded& loaded, const std::string& version) {
   auto root_lock = TRY(LockFile(layout.Lock(), c.root));
   auto run_lock = TRY(LockFile(layout.run + "/agent.lock", c.run));
 
-  // Two connections to one file: what names content on the disk is on the disk when a call returns; what follows processes
-  // only has to outlive this one (pods/wal_sync.h). The first keeps the order: its syncs cover what the second wrote before.
-  auto content_db = TRY(Db::OpenFile(layout.Database()));
-  auto records_db = TRY(Db::OpenFile(layout.Database()));
-  TRY(records_db->Exec("PRAGMA synchronous=NORMAL"));
+  auto db = TRY(Db::OpenFile(layout.Database()));
   pods::WalSync wal_sync(layout.Database());
 
-  auto snapshotter = TRY_CTX(images::OpenSnapshotter(c.images, *content_db), "snapshots");
-  auto store = TRY_CTX(images::OpenStore(c.images, *content_db, *snapshotter), "images");
-  auto network = TRY_CTX(cni::OpenNetwork(c.cni, *records_db), "network");
-  auto table = TRY(pods::Table::Open(*records_db));
+  auto snapshotter = TRY_CTX(images::OpenSnapshotter(c.images, *db), "snapshots");
+  auto store = TRY_CTX(images::OpenStore(c.images, *db, *snapshotter), "images");
+  auto network = TRY_CTX(cni::OpenNetwork(c.cni, *db), "network");
+  auto table = TRY(pods::Table::Open(*db));
   const auto* cgroups = TRY_CTX(runtime::cgroup::Host(), "cgroups");
 
   const Clock& clock = Clock::System();
@@ -193,9 +179,8 @@ Result<void> Serve(const config::Loaded& loaded, const std::string& version) {
   server_options.mode = c.server.mode;
   server_options.directory_mode = c.server.directory_mode;
   server_options.group = c.server.group;
-  server_options.identity = {.version = version, .metrics_address = c.metrics.address, .cgroup = OwnCgroup(),
+  server_options.identity = {.version = version, .metrics_address = c.metrics.address, .cgroup = CgroupVersions(*cgroups),
                              .facts = {{"snapshotter", std::string(snapshotter->name())},
-                                       {"cgroups", cgroups->unified() ? "version 2" : cgroups->v2.empty() ? "version 1" : "version 1 and 2"},
                                        {"root", c.root}, {"run", c.run}},
                              .config = ConfigJson(c)};
   auto server = TRY_CTX(cri::Server::Start(server_options, core, *store, *network, pool, metrics), "CRI socket");
