@@ -111,7 +111,8 @@ class Launcher {
   virtual Result<std::vector<ExitFacts>> ReadExitRecords(const std::string& state_dir) = 0;
 
   virtual Result<PodHandle> StartPod(const PodLaunch& pod, const Deadline& until) = 0;
-  // Kills every process of the pod, ends the monitor. A pod that is not there is success.
+  // Kills every process of the pod, ends the monitor. A pod that is not there is success: so a pod of an earlier agent has
+  // to be named by Adopt first, whatever that answers.
   virtual Result<void> StopPod(const PodId& pod, const Deadline& until) = 0;
 
   // Makes the container up to the last step before execve. Returns the host pid.
@@ -122,7 +123,8 @@ class Launcher {
   virtual Result<int64_t> StartContainer(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;  // started_at
   // all: every process of the container's cgroup. A container without processes is success.
   virtual Result<void> Signal(const PodId& pod, const ContainerId& id, int signal, bool all, const Deadline& until) = 0;
-  // Forgets an exited (or never started: killed first) container and its exit record, removes its cgroup.
+  // Forgets an exited (or never started: killed first) container and its exit record, removes its cgroup. A running one
+  // is kConflict; one that is not there is success.
   virtual Result<void> DeleteContainer(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;
   virtual Result<ExecHandle> Exec(const ExecLaunch& launch, const Deadline& until) = 0;
   virtual Result<void> SignalExec(const PodId& pod, uint64_t exec, int signal, const Deadline& until) = 0;

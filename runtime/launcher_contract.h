@@ -142,6 +142,8 @@ TYPED_TEST_P(LauncherContract, WrongCallsAreNamed) {
   EXPECT_EQ(l.StartContainer(pod.id, nobody, this->Soon()).error().code, Code::kNotFound);
   EXPECT_EQ(l.Signal(pod.id, nobody, SIGTERM, false, this->Soon()).error().code, Code::kNotFound);
   EXPECT_TRUE(l.DeleteContainer(pod.id, nobody, this->Soon()).has_value());
+  EXPECT_TRUE(l.DeleteContainer(NewPodId(), nobody, this->Soon()).has_value());
+  EXPECT_EQ(l.Signal(NewPodId(), nobody, SIGTERM, false, this->Soon()).error().code, Code::kNotFound);
   ContainerLaunch stray = this->world_.Container(pod, {"exit", "0"});
   stray.pod = NewPodId();
   EXPECT_EQ(l.CreateContainer(stray, this->Soon()).error().code, Code::kNotFound);

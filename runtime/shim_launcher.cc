@@ -212,7 +212,7 @@ Result<PodHandle> ShimLauncher::Spawn(const std::shared_ptr<PodLink>& link, cons
     TRY(spawner_->Spawn(request, 1, until));
     theirs.reset();
     listener.reset();
-    Failpoint("start_pod.spawned");
+    Failpoint("launcher.start_pod.spawned");
     auto ready = until.WaitFor(ours.get(), POLLIN, "the spawner to fork the monitor");
     if (!ready) {
       if (ready.error().code == Code::kDeadlineExceeded) spawner_->Abandon();
@@ -278,7 +278,7 @@ Result<void> ShimLauncher::StopPod(const PodId& pod, const Deadline& until) {
     if (!ended) link->Kill();
     TRY_CTX(link->WaitGone(until), "stop pod {}", pod.Short());
   }
-  Failpoint("stop_pod.monitor_gone");
+  Failpoint("launcher.stop_pod.monitor_gone");
   for (const ContainerId& id : containers) TRY_CTX(RemoveCgroup(*link, id, until), "stop pod {}", pod.Short());
   link->Detach();
   RemoveControlSocket(*link);
@@ -327,7 +327,7 @@ Result<pid_t> ShimLauncher::CreateContainer(const ContainerLaunch& launch, const
   for (const std::string& warning : prepared.warnings) log::Warn("container.plan", {{"id", launch.id}, {"warning", warning}});
   if (!prepared.cgroup.path.empty())
     undo.Add("remove the cgroup", [&]() -> Result<void> { return RemoveCgroup(*link, launch.id, UndoDeadline()); });
-  Failpoint("create_container.cgroup");
+  Failpoint("launcher.create_container.cgroup");
 
   unique_fd plan = TRY(SealedFile("berth-plan", prepared.plan, false));
   Outgoing message{Type::kCreate, {}, {plan.get()}};
@@ -355,7 +355,7 @@ Result<pid_t> ShimLauncher::CreateContainer(const ContainerLaunch& launch, const
   auto parts = TRY(link->Call(message, until, what, [id](PodLink& late, const Packet&) {
     if (auto body = ContainerBody(id)) late.Post({Type::kDelete, *body, {}});   // nobody waits for it any more
   }));
-  Failpoint("create_container.created");
+  Failpoint("launcher.create_container.created");
   undo.Keep();
   return parts.back().As<shim::PidReply>().pid;
 }
@@ -383,7 +383,8 @@ Result<void> ShimLauncher::Signal(const PodId& pod, const ContainerId& id, int s
 }
 
 Result<void> ShimLauncher::DeleteContainer(const PodId& pod, const ContainerId& id, const Deadline& until) {
-  auto link = TRY(Need(pod));
+  auto link = links_->Find(pod);
+  if (!link) return {};
   const std::string what = fmt::format("delete container {}", id.Short());
   if (link->alive()) {
     auto deleted = link->Call({Type::kDelete, TRY(ContainerBody(id)), {}}, until, what);
@@ -391,7 +392,7 @@ Result<void> ShimLauncher::DeleteContainer(const PodId& pod, const ContainerId& 
   } else {
     ::unlink(fmt::format("{}/{}{}", link->state_dir, id, shim::kRecordSuffix).c_str());
   }
-  Failpoint("delete_container.forgotten");
+  Failpoint("launcher.delete_container.forgotten");
   TRY_CTX(RemoveCgroup(*link, id, until), "{}", what);
   link->Forget(id);
   return {};

@@ -326,9 +326,7 @@ TEST_F(ShimLauncherTest, AgentMayBeKilled) {
   world_.Restart([&] {   // no launcher, no threads: now a fork is a whole process
     agent = ::fork();
     if (agent == 0) {
-      Options options;
-      if (const char* shim = ::getenv("BERTH_TEST_SHIM")) options.shim = shim;
-      else if (const char* build = ::getenv("BERTH_BUILD_DIR")) options.shim = std::string(build) + "/bin/berth-shim";
+      Options options{.shim = NativeWorld::Program()};
       auto launcher = ShimLauncher::Make(options, Soon());
       if (!launcher) ::_exit(1);
       auto handle = (*launcher)->StartPod(pod, Soon());
@@ -644,6 +642,62 @@ TEST_F(ShimLauncherTest, MonitorTakesSeveralClientsAndRefusesTooMany) {
   EXPECT_EQ(StatusOf(**refused), shim::Status::kFull);
   clients.clear();
   EXPECT_EQ(Output(RunToEnd(Shell(pod, "echo alive"))), "alive\n");
+}
+
+// A spawner and a monitor without a launcher.
+struct BareMonitor {
+  NativeWorld& world;
+  PodLaunch pod;
+  SpawnerClient spawner;
+  unique_fd socket;
+  explicit BareMonitor(NativeWorld& w, shim::SpawnRequest request) : world(w), pod(w.Pod()), spawner(NativeWorld::Program()) {
+    EXPECT_TRUE(IsOk(Put(request.pod, pod.id.str(), "pod")));
+    unique_fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+    fmt::format_to_n(address.sun_path, sizeof address.sun_path - 1, "{}", world.Path("bare.sock"));
+    EXPECT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    int ends[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+    socket.reset(ends[0]);
+    unique_fd theirs(ends[1]);
+    auto state = Open(pod.state_dir, O_RDONLY | O_DIRECTORY);
+    EXPECT_TRUE(IsOk(spawner.Spawn({shim::Type::kSpawn, Bytes(request), {theirs.get(), listener.get(), state->get()}}, 1, NativeWorld::Soon())));
+  }
+  Packet Next() {
+    pollfd p{socket.get(), POLLIN, 0};
+    EXPECT_EQ(::poll(&p, 1, 20000), 1);
+    auto packet = ReceivePacket(socket.get());
+    EXPECT_TRUE(packet.has_value() && packet->has_value());
+    return packet && *packet ? std::move(**packet) : Packet();
+  }
+  Packet Ask(shim::Type type, const std::string& body = "") {
+    EXPECT_TRUE(IsOk(SendPacket(socket.get(), {type, body, {}}, 2, NativeWorld::Soon(), "test")));
+    return Next();
+  }
+};
+
+TEST_F(ShimLauncherTest, SharedMemoryOnOlderKernelsIsClonedByTheMonitor) {
+  NEED_WORLD(world_);
+  for (uint32_t flags : {0u, static_cast<uint32_t>(shim::kAttachShm)}) {
+    BareMonitor monitor(world_, {.flags = shim::kOwnNet | shim::kOwnIpc | shim::kOwnUts | flags, .shm_bytes = 1 << 20});
+    Packet hello = monitor.Next();
+    ASSERT_EQ(hello.header.type, shim::Type::kReply);
+    if (flags != 0) {
+      EXPECT_EQ(hello.As<shim::HelloReply>().fds & shim::kFdShm, 0u);
+    }
+    for (const char* name : {"first", "second"}) {
+      Packet answer = monitor.Ask(shim::Type::kShm);
+      ASSERT_EQ(answer.fds.size(), 1u);
+      const std::string at = world_.Path(fmt::format("shm-{}-{}", flags, name));
+      ASSERT_TRUE(IsOk(MakeDirs(at)));
+      ASSERT_EQ(::syscall(SYS_move_mount, answer.fds[0].get(), "", AT_FDCWD, at.c_str(), 4 /* MOVE_MOUNT_F_EMPTY_PATH */), 0) << ErrnoText(errno);
+      std::ofstream(at + "/" + name) << "x";
+      EXPECT_TRUE(Exists(at + "/first"));
+      EXPECT_EQ(::umount2(at.c_str(), MNT_DETACH), 0);
+    }
+    EXPECT_EQ(monitor.Ask(shim::Type::kShutdown).header.type, shim::Type::kReply);
+    ::unlink(world_.Path("bare.sock").c_str());
+  }
 }
 
 TEST_F(ShimLauncherTest, IdleMonitorIsSmall) {

@@ -58,6 +58,15 @@ class NativeWorld {
   }
   static Deadline Soon() { return Deadline::After(std::chrono::seconds(20)); }
 
+  // Path of berth-shim: what BERTH_TEST_SHIM names, or beside the test.
+  static std::string Program() {
+    if (const char* shim = ::getenv("BERTH_TEST_SHIM")) return shim;
+    char self[4096];
+    const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self);
+    std::string path(self, static_cast<size_t>(std::max<ssize_t>(n, 0)));
+    return path.substr(0, path.rfind('/') + 1) + "berth-shim";
+  }
+
   bool Usable() const { return why_.empty(); }
   std::string Why() const { return why_; }
   ShimLauncher& launcher() { return *launcher_; }
@@ -157,13 +166,7 @@ class NativeWorld {
   }
   void Begin() {
     news_.Clear();
-    Options options;
-    if (const char* shim = ::getenv("BERTH_TEST_SHIM")) {
-      options.shim = shim;
-    } else if (const char* build = ::getenv("BERTH_BUILD_DIR")) {
-      options.shim = std::string(build) + "/bin/berth-shim";
-    }
-    auto launcher = ShimLauncher::Make(options, Soon());
+    auto launcher = ShimLauncher::Make({.shim = Program()}, Soon());
     ASSERT_TRUE(testing::IsOk(launcher));
     launcher_ = std::move(*launcher);
     news_.Listen(*launcher_);

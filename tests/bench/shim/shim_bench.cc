@@ -132,12 +132,6 @@ int Logs() {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  if (::getenv("BERTH_BUILD_DIR") == nullptr) {
-    char self[4096];
-    const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
-    std::string path(self, static_cast<size_t>(std::max<ssize_t>(n, 0)));
-    ::setenv("BERTH_TEST_SHIM", (path.substr(0, path.rfind('/')) + "/berth-shim").c_str(), 1);
-  }
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 60;
   const int pause = argc > 2 ? std::atoi(argv[2]) : 60;
   if (int code = berth::runtime::Cycles(rounds, std::chrono::milliseconds(pause)); code != 0) return code;
