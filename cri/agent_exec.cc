@@ -20,19 +20,20 @@ constexpr auto kTerminalDrain = std::chrono::milliseconds(200);
 
 Result<void> SetNonBlocking(int fd) {
   int flags = ::fcntl(fd, F_GETFL);
-  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) return SysErr("make a stream of the exec non-blocking");
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+    return SysErr("make a stream of the exec non-blocking");
   return {};
 }
 
 class ExecStream final : public grpc::ServerBidiReactor<wire::ExecInput, wire::ExecOutput> {
  public:
   ExecStream(Door& door, grpc::CallbackServerContext* context)
-      : frame_(door, {"agent_exec", Rpc::kChange, /*endless=*/true}, context), wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+      : frame_(door, {"agent_exec", Rpc::kChange, /*endless=*/true}, context),
+        wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   void Start() {
-    auto submitted = frame_.door().pool.Submit([this] {
-      Finish(frame_.Run(nullptr, [&](Call& call) { return Serve(call); }));
-    });
+    auto submitted =
+        frame_.door().pool.Submit([this] { Finish(frame_.Run(nullptr, [&](Call& call) { return Serve(call); })); });
     if (!submitted) Finish(frame_.Refuse(submitted.error()));
   }
 
@@ -114,8 +115,8 @@ class ExecStream final : public grpc::ServerBidiReactor<wire::ExecInput, wire::E
   PodId pod_;
   runtime::ExecHandle process_;
   bool tty_ = false, input_closed_ = false;
-  unique_fd in_, out_, err_;             // our ends; with a terminal all is process_.terminal
-  std::string pending_;                  // input that the process has not taken yet
+  unique_fd in_, out_, err_;  // our ends; with a terminal all is process_.terminal
+  std::string pending_;       // input that the process has not taken yet
   std::string buffer_ = std::string(kBuffer, '\0');
   size_t turn_ = 0;
 };
@@ -141,7 +142,8 @@ Result<void> ExecStream::AwaitWritten(const Deadline& until) {
 Result<void> ExecStream::Open(const wire::ExecStart& start, Call& call) {
   call.object = start.container_id().substr(0, 64);
   TRY(CheckName("start.container_id", start.container_id()));
-  if (start.argv_size() == 0 || start.argv(0).empty()) return Bad("start.argv", "must name a program, then its arguments");
+  if (start.argv_size() == 0 || start.argv(0).empty())
+    return Bad("start.argv", "must name a program, then its arguments");
   for (int i = 0; i < start.env_size(); ++i)
     if (size_t equals = start.env(i).find('='); equals == 0 || equals == std::string::npos)
       return Bad(fmt::format("start.env[{}]", i), "must be NAME=value");
@@ -186,8 +188,10 @@ Result<void> ExecStream::Serve(Call& call) {
   if (!input_.has_start()) return Bad("start", "must be in the first message");
   auto kill = [&] {
     if (process_.pid <= 0) return;
-    auto killed = frame_.door().core.launcher.SignalExec(pod_, process_.id, SIGKILL, Deadline::After(std::chrono::seconds(10)));
-    if (!killed) log::Warn("exec.kill_failed", {{"pod", pod_.Short()}, {"pid", process_.pid}, {"error", killed.error()}});
+    auto killed =
+        frame_.door().core.launcher.SignalExec(pod_, process_.id, SIGKILL, Deadline::After(std::chrono::seconds(10)));
+    if (!killed)
+      log::Warn("exec.kill_failed", {{"pod", pod_.Short()}, {"pid", process_.pid}, {"error", killed.error()}});
   };
   // Nobody reads the process's output any more once the relay ended: it goes with its client.
   if (auto opened = Open(input_.start(), call); !opened) {
@@ -208,7 +212,8 @@ Result<void> ExecStream::HandleInput(Call& call) {
       winsize size{};
       size.ws_row = static_cast<unsigned short>(input_.resize().rows());
       size.ws_col = static_cast<unsigned short>(input_.resize().columns());
-      if (size.ws_row > 0 && size.ws_col > 0) ::ioctl(process_.terminal.get(), TIOCSWINSZ, &size);  // a terminal gone is the exit's to tell
+      if (size.ws_row > 0 && size.ws_col > 0)
+        ::ioctl(process_.terminal.get(), TIOCSWINSZ, &size);  // a terminal gone is the exit's to tell
     }
     if (input_.signal() != 0) {
       TRY(CheckRange("signal", input_.signal(), 1, 64));
@@ -226,9 +231,12 @@ void ExecStream::PushInput() {
   int fd = tty_ ? process_.terminal.get() : in_.get();
   while (!pending_.empty() && fd >= 0) {
     ssize_t n = ::write(fd, pending_.data(), pending_.size());
-    if (n > 0) pending_.erase(0, static_cast<size_t>(n));
-    else if (n < 0 && errno == EINTR) continue;
-    else if (n < 0 && errno == EAGAIN) return;
+    if (n > 0)
+      pending_.erase(0, static_cast<size_t>(n));
+    else if (n < 0 && errno == EINTR)
+      continue;
+    else if (n < 0 && errno == EAGAIN)
+      return;
     else {  // nobody reads it any more
       pending_.clear();
       input_closed_ = true;
@@ -255,7 +263,8 @@ bool ExecStream::SendSome() {
       continue;
     }
     wire::ExecOutput message;
-    (source.is_stderr ? message.mutable_stderr() : message.mutable_stdout())->assign(buffer_.data(), static_cast<size_t>(n));
+    (source.is_stderr ? message.mutable_stderr() : message.mutable_stdout())
+        ->assign(buffer_.data(), static_cast<size_t>(n));
     Send(std::move(message));
     return true;
   }
@@ -284,7 +293,8 @@ Result<void> ExecStream::Relay(Call& call) {
     if (can_send && err_) fds.push_back({err_.get(), POLLIN, 0});
     if (in_ && !pending_.empty()) fds.push_back({in_.get(), POLLOUT, 0});
     if (terminal && (can_send || !pending_.empty()))
-      fds.push_back({terminal.get(), static_cast<short>((can_send ? POLLIN : 0) | (pending_.empty() ? 0 : POLLOUT)), 0});
+      fds.push_back(
+          {terminal.get(), static_cast<short>((can_send ? POLLIN : 0) | (pending_.empty() ? 0 : POLLOUT)), 0});
     int timeout = drain ? drain->poll_timeout_ms() : call.until.poll_timeout_ms();
     if (::poll(fds.data(), fds.size(), timeout) < 0 && errno != EINTR) return SysErr("wait for the exec");
     ClearWake();
@@ -305,7 +315,8 @@ Result<void> ExecStream::Relay(Call& call) {
 
 }  // namespace
 
-grpc::ServerBidiReactor<wire::ExecInput, wire::ExecOutput>* ServeExec(Door& door, grpc::CallbackServerContext* context) {
+grpc::ServerBidiReactor<wire::ExecInput, wire::ExecOutput>* ServeExec(Door& door,
+                                                                      grpc::CallbackServerContext* context) {
   auto* stream = new ExecStream(door, context);
   stream->Start();
   return stream;

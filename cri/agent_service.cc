@@ -53,7 +53,8 @@ Result<void> Pull(Door& door, const wire::PullRequest& request, AnswerStream<wir
   call.object = request.image().substr(0, 128);
   if (request.image().empty()) return Bad("image", "must not be empty; a tag or digest reference");
   TRY(CheckWord("image", request.image(), 1024));
-  if (request.username().empty() && !request.password().empty()) return Bad("username", "must not be empty when password is set");
+  if (request.username().empty() && !request.password().empty())
+    return Bad("username", "must not be empty when password is set");
   images::PullRequest pull;
   pull.reference = request.image();
   pull.platform = request.platform();
@@ -77,7 +78,8 @@ Result<void> Pull(Door& door, const wire::PullRequest& request, AnswerStream<wir
   return {};
 }
 
-// Runs `work` on a second worker beside this one; Join waits for it. Outlives its work: always Join after a Start that worked.
+// Runs `work` on a second worker beside this one; Join waits for it. Outlives its work: always Join after a Start that
+// worked.
 class Beside {
  public:
   static Result<void> Start(WorkerPool& pool, Beside& self, std::function<Result<void>()> work) {
@@ -128,7 +130,9 @@ Result<void> Send(int fd, std::string_view bytes, const Deadline& until) {
 
 Result<void> Import(Door& door, ImportStream& in, wire::ImportResponse& response, Call& call) {
   wire::ImportChunk chunk;
-  if (!in.Read(chunk)) return Bad("data", "the stream ended before the first byte; an archive is wanted");
+  const bool any = in.Read(chunk);
+  TRY(call.until.Check("the archive"));
+  if (!any) return Bad("data", "the stream ended before the first byte; an archive is wanted");
   TRY(CheckShape(chunk));
   const std::string name = chunk.name_if_untagged();
   if (!name.empty()) TRY(CheckWord("name_if_untagged", name, 1024));
@@ -153,11 +157,13 @@ Result<void> Import(Door& door, ImportStream& in, wire::ImportResponse& response
     total += chunk.data().size();
     operation.Blocker(fmt::format("{} bytes received", total));
   } while (in.Read(chunk));
-  // A client that left must not look like the end of the archive. A reader that is gone has an error of its own.
-  if (!sent && sent.error().sys != EPIPE) in.token()->Cancel();
+  // A reader that is gone has its own answer: an error, or success before the padding at the archive's end. Else the import
+  // must not take what came so far for all.
+  const bool reader_gone = !sent && (sent.error().sys == EPIPE || sent.error().sys == ECONNRESET);
+  if (!sent && !reader_gone) in.token()->Cancel();
   ours.reset();
   TRY(import.Join());
-  TRY(sent);
+  if (!reader_gone) TRY(sent);
   for (const auto& image : imported) {
     auto& out = *response.add_images();
     out.set_id(image->id.str());
@@ -210,10 +216,12 @@ class AgentService final : public wire::Agent::CallbackService {
   explicit AgentService(Door& door) : door_(door) {}
   using Context = grpc::CallbackServerContext;
 
-  grpc::ServerUnaryReactor* Info(Context* context, const wire::InfoRequest* request, wire::InfoResponse* response) override {
+  grpc::ServerUnaryReactor* Info(Context* context, const wire::InfoRequest* request,
+                                 wire::InfoResponse* response) override {
     return Unary(door_, {"agent_info"}, context, request, response, &cri::Info);
   }
-  grpc::ServerUnaryReactor* Wait(Context* context, const wire::WaitRequest* request, wire::WaitResponse* response) override {
+  grpc::ServerUnaryReactor* Wait(Context* context, const wire::WaitRequest* request,
+                                 wire::WaitResponse* response) override {
     return Unary(door_, {"agent_wait", Rpc::kRead, /*endless=*/true}, context, request, response, &cri::Wait);
   }
   grpc::ServerUnaryReactor* Operations(Context* context, const wire::OperationsRequest* request,
@@ -235,7 +243,9 @@ class AgentService final : public wire::Agent::CallbackService {
     stream->Start(response, &cri::Import);
     return stream;
   }
-  grpc::ServerBidiReactor<wire::ExecInput, wire::ExecOutput>* Exec(Context* context) override { return ServeExec(door_, context); }
+  grpc::ServerBidiReactor<wire::ExecInput, wire::ExecOutput>* Exec(Context* context) override {
+    return ServeExec(door_, context);
+  }
 
  private:
   Door& door_;

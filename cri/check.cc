@@ -44,16 +44,18 @@ std::string PathOf(const Frame* frame) {
   if (frame->field->containing_type()->options().map_entry()) return path;  // the entry's frame has the key
   if (!path.empty()) path += '.';
   path += frame->field->name();
-  if (frame->field->is_map()) path += fmt::format("[{}]", Quote(frame->key));
-  else if (frame->index >= 0) path += fmt::format("[{}]", frame->index);
+  if (frame->field->is_map())
+    path += fmt::format("[{}]", Quote(frame->key));
+  else if (frame->index >= 0)
+    path += fmt::format("[{}]", frame->index);
   return path;
 }
 
 Result<void> CheckString(const Frame& frame, const std::string& text) {
+  if (frame.field->type() == FieldDescriptor::TYPE_BYTES) return {};
   if (text.size() > kStringLimit)
     return Bad(PathOf(&frame), fmt::format("must be at most {} bytes, has {}", kStringLimit, text.size()));
-  if (frame.field->type() == FieldDescriptor::TYPE_STRING && text.find('\0') != std::string::npos)
-    return Bad(PathOf(&frame), "must not contain NUL bytes");
+  if (text.find('\0') != std::string::npos) return Bad(PathOf(&frame), "must not contain NUL bytes");
   return {};
 }
 
@@ -120,7 +122,8 @@ Result<void> CheckParts(std::string_view field, std::string_view path) {
     size_t end = std::min(path.find('/', begin), path.size());
     std::string_view part = path.substr(begin, end - begin);
     if (part == "..") return Bad(field, fmt::format("must not contain a `..` part, got {}", Quote(path)));
-    if (part.size() > 255) return Bad(field, fmt::format("each part must be at most 255 bytes, one has {}", part.size()));
+    if (part.size() > 255)
+      return Bad(field, fmt::format("each part must be at most 255 bytes, one has {}", part.size()));
     begin = end + 1;
   }
   if (std::ranges::any_of(path, IsControl))

@@ -1,17 +1,20 @@
 #pragma once
-// Checks of request fields. Every error is kInvalidArgument (or kUnimplemented for what is truthfully not there), begins
-// with the field's path in the request and says what would be right: `config.metadata.name: must not be empty`.
+// Checks of request fields. Every error is kInvalidArgument (or kUnimplemented for what is truthfully not there),
+// begins with the field's path in the request and says what would be right: `config.metadata.name: must not be empty`.
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
 
-namespace google::protobuf { class Message; }
+namespace google::protobuf {
+class Message;
+}
 
 namespace berth::cri {
 
-// What every field of every message must keep, by reflection: strings without NUL and at most 1 MiB, map keys likewise, enum
-// numbers that exist, at most 65536 elements. Bounded by the message, which gRPC bounds at 16 MiB.
+// What every field of every message must keep, by reflection: strings without NUL and at most 1 MiB, map keys likewise
+// (bytes may be anything), enum numbers that exist, at most 65536 elements. Bounded by the message, which gRPC bounds
+// at 16 MiB.
 Result<void> CheckShape(const google::protobuf::Message& message);
 
 std::unexpected<Error> Bad(std::string_view field, std::string_view rule);

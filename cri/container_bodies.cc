@@ -34,14 +34,17 @@ Result<void> CreateContainer(Door& door, const api::CreateContainerRequest& requ
   const pods::ContainerSpec& spec = wanted.spec;
   pods::PodState pod = TRY(pods::FindPod(door.core, request.pod_sandbox_id()));
   if (spec.privileged && !pod.spec.privileged)
-    return Bad("config.linux.security_context.privileged", "needs a sandbox made with linux.security_context.privileged");
+    return Bad("config.linux.security_context.privileged",
+               "needs a sandbox made with linux.security_context.privileged");
   if (spec.namespaces.pid == pods::Namespace::kPod && pod.spec.namespaces.pid != pods::Namespace::kPod)
-    return Bad("config.linux.security_context.namespace_options.pid",
-               "POD (0) needs a sandbox made with pid POD; this one has no shared PID namespace, ask for CONTAINER (1)");
+    return Bad(
+        "config.linux.security_context.namespace_options.pid",
+        "POD (0) needs a sandbox made with pid POD; this one has no shared PID namespace, ask for CONTAINER (1)");
   if (!wanted.image_ref.empty()) {
     images::ImagePtr image = TRY_CTX(door.images.Find(spec.image), "config.image.image");
     if (image->id.str() != wanted.image_ref && image->id.hex() != wanted.image_ref)
-      return Bad("config.image.image_ref", fmt::format("{} is image {}, not {}", Quote(spec.image), image->id, Quote(wanted.image_ref)));
+      return Bad("config.image.image_ref",
+                 fmt::format("{} is image {}, not {}", Quote(spec.image), image->id, Quote(wanted.image_ref)));
   }
   ContainerId id = TRY(pods::CreateContainer(door.core, pod.id.str(), spec, call.until));
   call.object = fmt::format("{} {}", id.Short(), spec.name);
@@ -49,12 +52,14 @@ Result<void> CreateContainer(Door& door, const api::CreateContainerRequest& requ
   return {};
 }
 
-Result<void> StartContainer(Door& door, const api::StartContainerRequest& request, api::StartContainerResponse&, Call& call) {
+Result<void> StartContainer(Door& door, const api::StartContainerRequest& request, api::StartContainerResponse&,
+                            Call& call) {
   TRY(CheckContainerId(request.container_id(), call));
   return pods::StartContainer(door.core, request.container_id(), call.until);
 }
 
-Result<void> StopContainer(Door& door, const api::StopContainerRequest& request, api::StopContainerResponse&, Call& call) {
+Result<void> StopContainer(Door& door, const api::StopContainerRequest& request, api::StopContainerResponse&,
+                           Call& call) {
   TRY(CheckContainerId(request.container_id(), call));
   std::chrono::seconds grace(std::clamp<int64_t>(request.timeout(), 0, kLongest));
   return pods::StopContainer(door.core, request.container_id(), grace, call.until);
@@ -66,8 +71,8 @@ Result<void> RemoveContainer(Door& door, const api::RemoveContainerRequest& requ
   return pods::RemoveContainer(door.core, request.container_id(), call.until);
 }
 
-Result<void> ContainerStatus(Door& door, const api::ContainerStatusRequest& request, api::ContainerStatusResponse& response,
-                             Call& call) {
+Result<void> ContainerStatus(Door& door, const api::ContainerStatusRequest& request,
+                             api::ContainerStatusResponse& response, Call& call) {
   TRY(CheckContainerId(request.container_id(), call));
   pods::ContainerState container = TRY(pods::FindContainer(door.core, request.container_id()));
   FillContainerStatus(container, *response.mutable_status());
@@ -78,8 +83,8 @@ Result<void> ContainerStatus(Door& door, const api::ContainerStatusRequest& requ
   return {};
 }
 
-Result<void> ListContainers(Door& door, const api::ListContainersRequest& request, api::ListContainersResponse& response,
-                            Call&) {
+Result<void> ListContainers(Door& door, const api::ListContainersRequest& request,
+                            api::ListContainersResponse& response, Call&) {
   const auto& filter = request.filter();
   for (const auto& container : Matching(door, filter.id(), filter.pod_sandbox_id(), filter.label_selector()))
     if (Selects(filter, *container)) FillContainer(*container, *response.add_containers());
@@ -89,7 +94,8 @@ Result<void> ListContainers(Door& door, const api::ListContainersRequest& reques
 Result<void> ExecSync(Door& door, const api::ExecSyncRequest& request, api::ExecSyncResponse& response, Call& call) {
   TRY(CheckContainerId(request.container_id(), call));
   if (request.cmd_size() == 0 || request.cmd(0).empty()) return Bad("cmd", "must name a program, then its arguments");
-  if (request.timeout() < 0) return Bad("timeout", fmt::format("must be seconds, 0 for none, got {}", request.timeout()));
+  if (request.timeout() < 0)
+    return Bad("timeout", fmt::format("must be seconds, 0 for none, got {}", request.timeout()));
   std::vector<std::string> argv(request.cmd().begin(), request.cmd().end());
   std::chrono::seconds timeout(std::min(request.timeout(), kLongest));
   pods::ExecResult result = TRY(pods::ExecSync(door.core, request.container_id(), argv, timeout, call.until));
@@ -101,14 +107,14 @@ Result<void> ExecSync(Door& door, const api::ExecSyncRequest& request, api::Exec
   return {};
 }
 
-Result<void> ReopenContainerLog(Door& door, const api::ReopenContainerLogRequest& request, api::ReopenContainerLogResponse&,
-                                Call& call) {
+Result<void> ReopenContainerLog(Door& door, const api::ReopenContainerLogRequest& request,
+                                api::ReopenContainerLogResponse&, Call& call) {
   TRY(CheckContainerId(request.container_id(), call));
   return pods::ReopenLog(door.core, request.container_id(), call.until);
 }
 
-Result<void> ContainerStats(Door& door, const api::ContainerStatsRequest& request, api::ContainerStatsResponse& response,
-                            Call& call) {
+Result<void> ContainerStats(Door& door, const api::ContainerStatsRequest& request,
+                            api::ContainerStatsResponse& response, Call& call) {
   TRY(CheckContainerId(request.container_id(), call));
   pods::ContainerState container = TRY(pods::FindContainer(door.core, request.container_id()));
   if (container.phase != pods::ContainerPhase::kRunning) {
@@ -133,7 +139,8 @@ Result<void> ListContainerStats(Door& door, const api::ListContainerStatsRequest
     // Reading every cgroup to answer for a few containers would be the longer way.
     for (const auto& container : containers)
       if (container->phase == pods::ContainerPhase::kRunning)
-        if (auto usage = pods::Usage(door.core, container->id.str())) usages.emplace(container->id.str(), std::move(*usage));
+        if (auto usage = pods::Usage(door.core, container->id.str()))
+          usages.emplace(container->id.str(), std::move(*usage));
   }
   for (const auto& container : containers) {
     auto usage = usages.find(container->id.str());

@@ -1,6 +1,6 @@
 #pragma once
-// Between CRI messages and the core's types: pure functions. Requests are checked on the way in (after CheckShape); what
-// comes out of the core is trusted.
+// Between CRI messages and the core's types: pure functions. Requests are checked on the way in (after CheckShape);
+// what comes out of the core is trusted.
 #include "api.pb.h"
 #include "base/error.h"
 #include "cri/host_facts.h"
@@ -17,7 +17,7 @@ Result<pods::PodSpec> ToPodSpec(const api::RunPodSandboxRequest& request, const 
 
 struct ContainerRequest {
   pods::ContainerSpec spec;
-  std::string image_ref;                     // the id that the image must resolve to; empty: any
+  std::string image_ref;  // the id that the image must resolve to; empty: any
 };
 // `kubelet_text`: set to RROUnsupported when that is why it fails.
 Result<ContainerRequest> ToContainerSpec(const api::CreateContainerRequest& request, const HostFacts& host,
@@ -47,7 +47,7 @@ api::ContainerConfig ConfigOf(const pods::ContainerSpec& spec);
 // "SIGTERM" <-> SIGNAL_SIGTERM; "SIGRTMIN+1" <-> SIGNAL_SIGRTMINPLUS1. Empty <-> SIGNAL_RUNTIME_DEFAULT.
 std::string SignalName(api::Signal signal);
 api::Signal SignalOfName(std::string_view name);
-api::Signal SignalOfNumber(int number);      // Linux numbers, SIGRTMIN is 34
+api::Signal SignalOfNumber(int number);  // Linux numbers, SIGRTMIN is 34
 
 // --- filters
 using LabelSelector = google::protobuf::Map<std::string, std::string>;

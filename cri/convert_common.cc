@@ -9,19 +9,27 @@ namespace {
 
 pods::Namespace FromWire(api::NamespaceMode mode) {
   switch (mode) {
-    case api::CONTAINER: return pods::Namespace::kContainer;
-    case api::NODE: return pods::Namespace::kNode;
-    case api::TARGET: return pods::Namespace::kTarget;
-    default: return pods::Namespace::kPod;
+    case api::CONTAINER:
+      return pods::Namespace::kContainer;
+    case api::NODE:
+      return pods::Namespace::kNode;
+    case api::TARGET:
+      return pods::Namespace::kTarget;
+    default:
+      return pods::Namespace::kPod;
   }
 }
 
 api::NamespaceMode ToWire(pods::Namespace mode) {
   switch (mode) {
-    case pods::Namespace::kContainer: return api::CONTAINER;
-    case pods::Namespace::kNode: return api::NODE;
-    case pods::Namespace::kTarget: return api::TARGET;
-    case pods::Namespace::kPod: break;
+    case pods::Namespace::kContainer:
+      return api::CONTAINER;
+    case pods::Namespace::kNode:
+      return api::NODE;
+    case pods::Namespace::kTarget:
+      return api::TARGET;
+    case pods::Namespace::kPod:
+      break;
   }
   return api::POD;
 }
@@ -42,8 +50,9 @@ bool IsCpuList(std::string_view text) {
     std::string_view part = text.substr(0, comma);
     size_t dash = part.find('-');
     long low = 0, high = 0;
-    if (dash == std::string_view::npos ? !number(part, low)
-                                       : !number(part.substr(0, dash), low) || !number(part.substr(dash + 1), high) || high < low)
+    if (dash == std::string_view::npos
+            ? !number(part, low)
+            : !number(part.substr(0, dash), low) || !number(part.substr(dash + 1), high) || high < low)
       return false;
     if (comma == std::string_view::npos) return true;
     text.remove_prefix(comma + 1);
@@ -62,7 +71,8 @@ bool IsCgroupFile(std::string_view name) {
   size_t dot = name.find('.');
   return dot != std::string_view::npos && dot > 0 && dot + 1 < name.size() && name.size() <= 64 &&
          name.find("..") == std::string_view::npos && std::ranges::all_of(name, [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+                  c == '-';
          });
 }
 
@@ -84,9 +94,11 @@ Result<void> ReadNamespaces(std::string_view field, bool given, const api::Names
   if (options.has_userns_options()) {
     const auto& userns = options.userns_options();
     if (userns.mode() == api::CONTAINER || userns.mode() == api::TARGET)
-      return Bad(base + ".userns_options.mode", fmt::format("must be POD (0) or NODE (2), got {}", api::NamespaceMode_Name(userns.mode())));
+      return Bad(base + ".userns_options.mode",
+                 fmt::format("must be POD (0) or NODE (2), got {}", api::NamespaceMode_Name(userns.mode())));
     if (userns.mode() == api::POD)
-      return NotYet(base + ".userns_options.mode", "user namespaces are not there yet; NODE is, and Status does not advertise user_namespaces");
+      return NotYet(base + ".userns_options.mode",
+                    "user namespaces are not there yet; NODE is, and Status does not advertise user_namespaces");
     if (userns.uids_size() + userns.gids_size() > 0)
       return Bad(base + ".userns_options.uids", "and gids must be empty with mode NODE");
   }
@@ -104,7 +116,8 @@ void FillNamespaces(const pods::Namespaces& namespaces, api::NamespaceOption& ou
   out.set_target_id(namespaces.target);
 }
 
-Result<void> ReadLabels(std::string_view field, const google::protobuf::Map<std::string, std::string>& from, pods::Labels& to) {
+Result<void> ReadLabels(std::string_view field, const google::protobuf::Map<std::string, std::string>& from,
+                        pods::Labels& to) {
   for (const auto& [key, value] : from) {
     if (key.empty()) return Bad(field, "a key is empty");
     to[key] = value;
@@ -119,8 +132,10 @@ Result<void> ReadProfile(std::string_view field, bool given, const api::Security
   if (profile.profile_type() == api::SecurityProfile::Localhost) {
     std::string ref = profile.localhost_ref();
     if (ref.starts_with("localhost/")) ref = ref.substr(10);
-    if (path) TRY(CheckAbsolutePath(ref_field, ref));
-    else TRY(CheckWord(ref_field, ref, 4095));
+    if (path)
+      TRY(CheckAbsolutePath(ref_field, ref));
+    else
+      TRY(CheckWord(ref_field, ref, 4095));
     out = {"localhost", ref};
     return {};
   }
@@ -137,8 +152,10 @@ Result<void> ReadProfileText(std::string_view field, const std::string& text, bo
     out.kind = "unconfined";
   } else if (text.starts_with("localhost/")) {
     std::string ref = text.substr(10);
-    if (path) TRY(CheckAbsolutePath(field, ref));
-    else TRY(CheckWord(field, ref, 4095));
+    if (path)
+      TRY(CheckAbsolutePath(field, ref));
+    else
+      TRY(CheckWord(field, ref, 4095));
     out = {"localhost", ref};
   } else {
     return Bad(field, fmt::format("must be runtime/default, unconfined or localhost/<{}>, got {}",
@@ -148,7 +165,8 @@ Result<void> ReadProfileText(std::string_view field, const std::string& text, bo
 }
 
 Result<void> CheckSelinux(std::string_view field, const api::SELinuxOption& options, const HostFacts& host) {
-  bool given = !options.user().empty() || !options.role().empty() || !options.type().empty() || !options.level().empty();
+  bool given =
+      !options.user().empty() || !options.role().empty() || !options.type().empty() || !options.level().empty();
   // Without SELinux in the kernel the label means nothing; with it, dropping the label would confine less than asked.
   if (given && host.selinux) return NotYet(field, "SELinux labels are not there yet; leave them empty on this machine");
   return {};
@@ -161,7 +179,8 @@ Result<pods::Resources> ToResources(std::string_view field, const api::LinuxCont
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
   pods::Resources out;
   if (r.cpu_period() != 0) TRY(CheckRange(base + ".cpu_period", r.cpu_period(), 1000, 1000000));
-  if (r.cpu_quota() != 0 && r.cpu_quota() != -1) TRY(CheckRange(base + ".cpu_quota", r.cpu_quota(), 1000, kMost / 1000));
+  if (r.cpu_quota() != 0 && r.cpu_quota() != -1)
+    TRY(CheckRange(base + ".cpu_quota", r.cpu_quota(), 1000, kMost / 1000));
   if (r.cpu_shares() != 0) TRY(CheckRange(base + ".cpu_shares", r.cpu_shares(), 2, 262144));
   TRY(CheckRange(base + ".memory_limit_in_bytes", r.memory_limit_in_bytes(), 0, kMost));
   TRY(CheckRange(base + ".memory_swap_limit_in_bytes", r.memory_swap_limit_in_bytes(), -1, kMost));
@@ -184,7 +203,8 @@ Result<pods::Resources> ToResources(std::string_view field, const api::LinuxCont
   for (int i = 0; i < r.hugepage_limits_size(); ++i) {
     const auto& limit = r.hugepage_limits(i);
     std::string at = fmt::format("{}.hugepage_limits[{}].page_size", base, i);
-    if (!IsPageSize(limit.page_size())) return Bad(at, fmt::format("must look like 2MB or 1GB, got {}", Quote(limit.page_size())));
+    if (!IsPageSize(limit.page_size()))
+      return Bad(at, fmt::format("must look like 2MB or 1GB, got {}", Quote(limit.page_size())));
     if (!out.hugepages.emplace(limit.page_size(), limit.limit()).second)
       return Bad(at, fmt::format("{} stands twice", Quote(limit.page_size())));
   }

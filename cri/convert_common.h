@@ -4,8 +4,8 @@
 
 namespace berth::cri {
 
-// `given`: the message is there. Absent: the defaults of pods::Namespaces (own PID namespace), since an unset enum would
-// read as POD.
+// `given`: the message is there. Absent: the defaults of pods::Namespaces (own PID namespace), since an unset enum
+// would read as POD.
 Result<void> ReadNamespaces(std::string_view field, bool given, const api::NamespaceOption& options, bool of_pod,
                             pods::Namespaces& out);
 void FillNamespaces(const pods::Namespaces& namespaces, api::NamespaceOption& out);
@@ -13,7 +13,8 @@ void FillNamespaces(const pods::Namespaces& namespaces, api::NamespaceOption& ou
 void FillMount(const pods::Mount& mount, api::Mount& out);
 
 // Labels and annotations are the caller's, byte for byte; only an empty key is refused.
-Result<void> ReadLabels(std::string_view field, const google::protobuf::Map<std::string, std::string>& from, pods::Labels& to);
+Result<void> ReadLabels(std::string_view field, const google::protobuf::Map<std::string, std::string>& from,
+                        pods::Labels& to);
 
 Result<void> ReadProfile(std::string_view field, bool given, const api::SecurityProfile& profile, bool path,
                          pods::SecurityProfile& out);
@@ -34,8 +35,10 @@ Result<void> CheckId(std::string_view field, int64_t id);
 
 template <class Security>
 bool HasUserName(const Security& security) {
-  if constexpr (requires { security.run_as_username(); }) return !security.run_as_username().empty();
-  else return false;
+  if constexpr (requires { security.run_as_username(); })
+    return !security.run_as_username().empty();
+  else
+    return false;
 }
 
 template <class Security>

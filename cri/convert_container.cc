@@ -8,13 +8,47 @@ namespace berth::cri {
 namespace {
 
 // capabilities(7), in the order of their numbers.
-constexpr std::string_view kCapabilities[] = {
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
-    "CHECKPOINT_RESTORE"};
+constexpr std::string_view kCapabilities[] = {"CHOWN",
+                                              "DAC_OVERRIDE",
+                                              "DAC_READ_SEARCH",
+                                              "FOWNER",
+                                              "FSETID",
+                                              "KILL",
+                                              "SETGID",
+                                              "SETUID",
+                                              "SETPCAP",
+                                              "LINUX_IMMUTABLE",
+                                              "NET_BIND_SERVICE",
+                                              "NET_BROADCAST",
+                                              "NET_ADMIN",
+                                              "NET_RAW",
+                                              "IPC_LOCK",
+                                              "IPC_OWNER",
+                                              "SYS_MODULE",
+                                              "SYS_RAWIO",
+                                              "SYS_CHROOT",
+                                              "SYS_PTRACE",
+                                              "SYS_PACCT",
+                                              "SYS_ADMIN",
+                                              "SYS_BOOT",
+                                              "SYS_NICE",
+                                              "SYS_RESOURCE",
+                                              "SYS_TIME",
+                                              "SYS_TTY_CONFIG",
+                                              "MKNOD",
+                                              "LEASE",
+                                              "AUDIT_WRITE",
+                                              "AUDIT_CONTROL",
+                                              "SETFCAP",
+                                              "MAC_OVERRIDE",
+                                              "MAC_ADMIN",
+                                              "SYSLOG",
+                                              "WAKE_ALARM",
+                                              "BLOCK_SUSPEND",
+                                              "AUDIT_READ",
+                                              "PERFMON",
+                                              "BPF",
+                                              "CHECKPOINT_RESTORE"};
 
 using Strings = google::protobuf::RepeatedPtrField<std::string>;
 
@@ -28,7 +62,8 @@ Result<std::vector<std::string>> ReadCapabilities(const std::string& field, cons
     bool known = std::ranges::find(kCapabilities, plain) != std::end(kCapabilities) || (all && plain == "ALL");
     if (!known)
       return Bad(fmt::format("{}[{}]", field, i),
-                 fmt::format("no capability {}; names are as in capabilities(7), NET_ADMIN{}", Quote(names[i]), all ? ", or ALL" : ""));
+                 fmt::format("no capability {}; names are as in capabilities(7), NET_ADMIN{}", Quote(names[i]),
+                             all ? ", or ALL" : ""));
     out.emplace_back(plain);
   }
   return out;
@@ -49,11 +84,13 @@ Result<void> ReadEnvironment(const api::ContainerConfig& config, pods::Container
     const auto& env = config.envs(i);
     std::string field = fmt::format("config.envs[{}]", i);
     if (env.key().empty()) return Bad(field + ".key", "must not be empty");
-    if (env.key().find('=') != std::string::npos) return Bad(field + ".key", fmt::format("must not contain `=`, got {}", Quote(env.key())));
+    if (env.key().find('=') != std::string::npos)
+      return Bad(field + ".key", fmt::format("must not contain `=`, got {}", Quote(env.key())));
     if (env.value().find('\0') != std::string::npos)
       return Bad(field + ".value", fmt::format("must not contain NUL bytes (variable {})", Quote(env.key())));
     if (env.key().size() + env.value().size() > 131070)
-      return Bad(field, fmt::format("must be at most 131070 bytes, has {} (variable {})", env.key().size() + env.value().size(), Quote(env.key())));
+      return Bad(field, fmt::format("must be at most 131070 bytes, has {} (variable {})",
+                                    env.key().size() + env.value().size(), Quote(env.key())));
     spec.env.push_back(env.key() + "=" + env.value());
   }
   return {};
@@ -84,7 +121,8 @@ Result<void> ReadMount(const std::string& field, const api::Mount& mount, const 
   if (mount.recursive_read_only()) {
     if (!mount.readonly()) return Bad(field + ".recursive_read_only", "needs readonly beside it");
     if (mount.propagation() != api::PROPAGATION_PRIVATE)
-      return Bad(field + ".recursive_read_only", fmt::format("needs PROPAGATION_PRIVATE, got {}", api::MountPropagation_Name(mount.propagation())));
+      return Bad(field + ".recursive_read_only",
+                 fmt::format("needs PROPAGATION_PRIVATE, got {}", api::MountPropagation_Name(mount.propagation())));
     if (!host.recursive_read_only) {
       kubelet_text = "RROUnsupported";
       return NotYet(field + ".recursive_read_only", "needs mount_setattr, Linux 5.12");
@@ -95,7 +133,7 @@ Result<void> ReadMount(const std::string& field, const api::Mount& mount, const 
   out.read_only = mount.readonly();
   out.recursive_read_only = mount.recursive_read_only();
   out.relabel = mount.selinux_relabel();
-  out.propagation = mount.propagation() == api::PROPAGATION_BIDIRECTIONAL        ? pods::Propagation::kBidirectional
+  out.propagation = mount.propagation() == api::PROPAGATION_BIDIRECTIONAL       ? pods::Propagation::kBidirectional
                     : mount.propagation() == api::PROPAGATION_HOST_TO_CONTAINER ? pods::Propagation::kHostToContainer
                                                                                 : pods::Propagation::kPrivate;
   return {};
@@ -109,7 +147,8 @@ Result<void> ReadMounts(const api::ContainerConfig& config, const HostFacts& hos
     TRY(ReadMount(field, config.mounts(i), host, spec.mounts.emplace_back(), kubelet_text));
     auto [other, fresh] = seen.emplace(WithoutTrailingSlashes(config.mounts(i).container_path()), i);
     if (!fresh)
-      return Bad(field + ".container_path", fmt::format("{} is also mounted by config.mounts[{}]", Quote(other->first), other->second));
+      return Bad(field + ".container_path",
+                 fmt::format("{} is also mounted by config.mounts[{}]", Quote(other->first), other->second));
   }
   return {};
 }
@@ -124,10 +163,13 @@ Result<void> ReadDevices(const api::ContainerConfig& config, pods::ContainerSpec
     std::set<char> letters(permissions.begin(), permissions.end());
     if (letters.size() != permissions.size() || permissions.find_first_not_of("rwm") != std::string::npos)
       return Bad(field + ".permissions", fmt::format("must be some of r, w, m, each once, got {}", Quote(permissions)));
-    spec.devices.push_back({device.host_path(), device.container_path().empty() ? device.host_path() : device.container_path(), permissions});
+    spec.devices.push_back({device.host_path(),
+                            device.container_path().empty() ? device.host_path() : device.container_path(),
+                            permissions});
   }
   if (config.cdi_devices_size() > 0)
-    return NotYet("config.CDI_devices", "the Container Device Interface is not there yet; name the device in config.devices");
+    return NotYet("config.CDI_devices",
+                  "the Container Device Interface is not there yet; name the device in config.devices");
   return {};
 }
 
@@ -140,14 +182,19 @@ Result<void> ReadPaths(const std::string& field, const Strings& from, std::optio
   return {};
 }
 
-Result<void> ReadSecurity(const api::LinuxContainerSecurityContext& security, const HostFacts& host, pods::ContainerSpec& spec) {
+Result<void> ReadSecurity(const api::LinuxContainerSecurityContext& security, const HostFacts& host,
+                          pods::ContainerSpec& spec) {
   const std::string field = "config.linux.security_context";
   const std::string caps = field + ".capabilities";
-  spec.add_capabilities = TRY(ReadCapabilities(caps + ".add_capabilities", security.capabilities().add_capabilities(), true));
-  spec.drop_capabilities = TRY(ReadCapabilities(caps + ".drop_capabilities", security.capabilities().drop_capabilities(), true));
-  spec.ambient_capabilities = TRY(ReadCapabilities(caps + ".add_ambient_capabilities", security.capabilities().add_ambient_capabilities(), false));
+  spec.add_capabilities =
+      TRY(ReadCapabilities(caps + ".add_capabilities", security.capabilities().add_capabilities(), true));
+  spec.drop_capabilities =
+      TRY(ReadCapabilities(caps + ".drop_capabilities", security.capabilities().drop_capabilities(), true));
+  spec.ambient_capabilities = TRY(
+      ReadCapabilities(caps + ".add_ambient_capabilities", security.capabilities().add_ambient_capabilities(), false));
   spec.privileged = security.privileged();
-  TRY(ReadNamespaces(field + ".namespace_options", security.has_namespace_options(), security.namespace_options(), false, spec.namespaces));
+  TRY(ReadNamespaces(field + ".namespace_options", security.has_namespace_options(), security.namespace_options(),
+                     false, spec.namespaces));
   TRY(CheckSelinux(field + ".selinux_options", security.selinux_options(), host));
   TRY(CheckUser(field, security));
   if (security.has_run_as_user() && !security.run_as_username().empty())
@@ -157,7 +204,8 @@ Result<void> ReadSecurity(const api::LinuxContainerSecurityContext& security, co
   if (!security.run_as_username().empty()) {
     TRY(CheckWord(field + ".run_as_username", security.run_as_username()));
     if (security.run_as_username().find(':') != std::string::npos)
-      return Bad(field + ".run_as_username", fmt::format("must be a name without a group, got {}", Quote(security.run_as_username())));
+      return Bad(field + ".run_as_username",
+                 fmt::format("must be a name without a group, got {}", Quote(security.run_as_username())));
     spec.run_as_username = security.run_as_username();
   }
   spec.supplemental_groups.assign(security.supplemental_groups().begin(), security.supplemental_groups().end());
@@ -184,7 +232,8 @@ Result<ContainerRequest> ToContainerSpec(const api::CreateContainerRequest& requ
   TRY(CheckName("config.metadata.name", config.metadata().name()));
   spec.name = config.metadata().name();
   spec.attempt = config.metadata().attempt();
-  if (config.image().image().empty()) return Bad("config.image.image", "must not be empty; a name or id of an image that is present");
+  if (config.image().image().empty())
+    return Bad("config.image.image", "must not be empty; a name or id of an image that is present");
   TRY(CheckWord("config.image.image", config.image().image(), 1024));
   spec.image = config.image().image();
   spec.user_image = config.image().user_specified_image();
@@ -213,10 +262,12 @@ Result<ContainerRequest> ToContainerSpec(const api::CreateContainerRequest& requ
     spec.resources = TRY(ToResources("config.linux.resources", config.linux().resources()));
     spec.resources.oom_score_adj = static_cast<int>(config.linux().resources().oom_score_adj());
   }
-  // Without a security context nobody asked for anything: the core's defaults, and no seccomp filter (an absent profile is
-  // unconfined by the CRI).
-  if (config.linux().has_security_context()) TRY(ReadSecurity(config.linux().security_context(), host, spec));
-  else spec.seccomp.kind = "unconfined";
+  // Without a security context nobody asked for anything: the core's defaults, and no seccomp filter (an absent profile
+  // is unconfined by the CRI).
+  if (config.linux().has_security_context())
+    TRY(ReadSecurity(config.linux().security_context(), host, spec));
+  else
+    spec.seccomp.kind = "unconfined";
   spec.stop_signal = SignalName(config.stop_signal());
   return out;
 }

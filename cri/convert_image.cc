@@ -38,7 +38,8 @@ std::string Server(std::string_view address) {
   for (std::string_view scheme : {"https://", "http://"})
     if (address.starts_with(scheme)) address.remove_prefix(scheme.size());
   std::string host(address.substr(0, address.find('/')));
-  if (host == "index.docker.io" || host == "registry-1.docker.io" || host == "registry.hub.docker.com") return std::string(kHub);
+  if (host == "index.docker.io" || host == "registry-1.docker.io" || host == "registry.hub.docker.com")
+    return std::string(kHub);
   return host;
 }
 
@@ -84,8 +85,10 @@ void FillImage(const images::Image& image, api::Image& out) {
   user = user.substr(0, user.find(':'));
   int64_t uid = 0;
   auto [end, error] = std::from_chars(user.data(), user.data() + user.size(), uid);
-  if (!user.empty() && error == std::errc() && end == user.data() + user.size()) out.mutable_uid()->set_value(uid);
-  else out.set_username(std::string(user));
+  if (!user.empty() && error == std::errc() && end == user.data() + user.size())
+    out.mutable_uid()->set_value(uid);
+  else
+    out.set_username(std::string(user));
   out.set_pinned(image.pinned);
 }
 

@@ -25,9 +25,12 @@ Result<void> ReadDns(const api::DNSConfig& dns, pods::PodSpec& spec) {
 
 std::string_view ProtocolName(api::Protocol protocol) {
   switch (protocol) {
-    case api::UDP: return "udp";
-    case api::SCTP: return "sctp";
-    default: return "tcp";
+    case api::UDP:
+      return "udp";
+    case api::SCTP:
+      return "sctp";
+    default:
+      return "tcp";
   }
 }
 
@@ -42,7 +45,8 @@ Result<void> ReadPorts(const api::PodSandboxConfig& config, pods::PodSpec& spec)
     pods::Port port{std::string(ProtocolName(mapping.protocol())), static_cast<uint16_t>(mapping.host_port()),
                     static_cast<uint16_t>(mapping.container_port()), mapping.host_ip()};
     if (port.host_port != 0 && !published.insert({port.protocol, port.host_ip, port.host_port}).second)
-      return Bad(field + ".host_port", fmt::format("{}/{} is published twice in this pod", port.host_port, port.protocol));
+      return Bad(field + ".host_port",
+                 fmt::format("{}/{} is published twice in this pod", port.host_port, port.protocol));
     // With the host's network the containers listen on the host's ports themselves.
     if (spec.namespaces.network != pods::Namespace::kNode) spec.ports.push_back(std::move(port));
   }
@@ -50,13 +54,15 @@ Result<void> ReadPorts(const api::PodSandboxConfig& config, pods::PodSpec& spec)
 }
 
 Result<void> ReadSysctls(const api::LinuxPodSandboxConfig& linux, pods::PodSpec& spec) {
-  static constexpr std::string_view kIpc[] = {"kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced",
-                                              "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
-                                              "kernel.msg_next_id", "kernel.sem_next_id", "kernel.shm_next_id"};
+  static constexpr std::string_view kIpc[] = {"kernel.shmall",          "kernel.shmmax",     "kernel.shmmni",
+                                              "kernel.shm_rmid_forced", "kernel.msgmax",     "kernel.msgmnb",
+                                              "kernel.msgmni",          "kernel.sem",        "kernel.msg_next_id",
+                                              "kernel.sem_next_id",     "kernel.shm_next_id"};
   for (const auto& [name, value] : linux.sysctls()) {
     std::string field = fmt::format("config.linux.sysctls[{}]", Quote(name));
-    if (name.find("..") != std::string::npos || name.size() > 253 ||
-        !std::ranges::all_of(name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || strchr("._-/", c); }))
+    if (name.find("..") != std::string::npos || name.size() > 253 || !std::ranges::all_of(name, [](char c) {
+          return std::isalnum(static_cast<unsigned char>(c)) || strchr("._-/", c);
+        }))
       return Bad(field, "the name must look like net.ipv4.ip_forward");
     // A slash in place of the dots lets interface names have dots (sysctl(8)).
     std::string dotted = name;
@@ -82,8 +88,10 @@ Result<void> ReadCgroupParent(const std::string& parent, pods::PodSpec& spec) {
   constexpr std::string_view kField = "config.linux.cgroup_parent";
   if (parent.empty()) return {};
   if (parent.front() != '/' && parent.ends_with(".slice"))
-    return Bad(kField, fmt::format("{} is a systemd slice; this agent's cgroup driver is cgroupfs (RuntimeConfig), which "
-                                   "wants a path such as /kubepods/burstable", Quote(parent)));
+    return Bad(kField,
+               fmt::format("{} is a systemd slice; this agent's cgroup driver is cgroupfs (RuntimeConfig), which "
+                           "wants a path such as /kubepods/burstable",
+                           Quote(parent)));
   TRY(CheckAbsolutePath(kField, parent.front() == '/' ? parent : "/" + parent));
   spec.cgroup_parent = parent.front() == '/' ? parent : "/" + parent;
   while (spec.cgroup_parent.size() > 1 && spec.cgroup_parent.back() == '/') spec.cgroup_parent.pop_back();
@@ -96,9 +104,10 @@ Result<pods::PodSpec> ToPodSpec(const api::RunPodSandboxRequest& request, const 
   if (!request.has_config()) return Bad("config", "must be set");
   const auto& config = request.config();
   if (!host.handlers.contains(request.runtime_handler()))
-    return Bad("runtime_handler", fmt::format("no handler {}; there is {}", Quote(request.runtime_handler()),
-                                              host.handlers.size() == 1 ? "only the default one (empty name)"
-                                                                        : fmt::format("{}", fmt::join(host.handlers, ", "))));
+    return Bad("runtime_handler",
+               fmt::format("no handler {}; there is {}", Quote(request.runtime_handler()),
+                           host.handlers.size() == 1 ? "only the default one (empty name)"
+                                                     : fmt::format("{}", fmt::join(host.handlers, ", "))));
   if (!config.has_metadata()) return Bad("config.metadata", "must be set");
   pods::PodSpec spec;
   TRY(CheckName("config.metadata.name", config.metadata().name()));
@@ -115,9 +124,13 @@ Result<pods::PodSpec> ToPodSpec(const api::RunPodSandboxRequest& request, const 
                      security.namespace_options(), /*of_pod=*/true, spec.namespaces));
   if (!config.hostname().empty()) {
     const std::string& name = config.hostname();
-    bool good = name.size() <= 64 && name.front() != '-' && name.front() != '.' &&
-                std::ranges::all_of(name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_'; });
-    if (!good) return Bad("config.hostname", fmt::format("must be 1 to 64 letters, digits, `-`, `_` or `.`, got {}", Quote(name)));
+    bool good =
+        name.size() <= 64 && name.front() != '-' && name.front() != '.' && std::ranges::all_of(name, [](char c) {
+          return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_';
+        });
+    if (!good)
+      return Bad("config.hostname",
+                 fmt::format("must be 1 to 64 letters, digits, `-`, `_` or `.`, got {}", Quote(name)));
     spec.hostname = name;
   }
   if (!config.log_directory().empty()) {
@@ -135,7 +148,8 @@ Result<pods::PodSpec> ToPodSpec(const api::RunPodSandboxRequest& request, const 
   TRY(CheckUser("config.linux.security_context", security));
   pods::SecurityProfile unused;  // of a pause process that does not exist
   TRY(ReadSeccomp("config.linux.security_context", security, unused));
-  TRY(ReadProfile("config.linux.security_context.apparmor", security.has_apparmor(), security.apparmor(), false, unused));
+  TRY(ReadProfile("config.linux.security_context.apparmor", security.has_apparmor(), security.apparmor(), false,
+                  unused));
   TRY(CheckSelinux("config.linux.security_context.selinux_options", security.selinux_options(), host));
   spec.privileged = security.privileged();
   spec.runtime_handler = request.runtime_handler();

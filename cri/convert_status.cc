@@ -39,10 +39,13 @@ api::PodSandboxState ToWire(pods::PodPhase phase) {
 
 api::ContainerState ToWire(pods::ContainerPhase phase) {
   switch (phase) {
-    case pods::ContainerPhase::kRunning: return api::CONTAINER_RUNNING;
-    case pods::ContainerPhase::kExited: return api::CONTAINER_EXITED;
+    case pods::ContainerPhase::kRunning:
+      return api::CONTAINER_RUNNING;
+    case pods::ContainerPhase::kExited:
+      return api::CONTAINER_EXITED;
     case pods::ContainerPhase::kCreating:
-    case pods::ContainerPhase::kCreated: break;
+    case pods::ContainerPhase::kCreated:
+      break;
   }
   return api::CONTAINER_CREATED;
 }
@@ -64,8 +67,10 @@ void FillPodStatus(const pods::PodState& pod, api::PodSandboxStatus& out) {
   out.set_created_at(pod.created_at);
   auto& network = *out.mutable_network();
   for (size_t i = 0; i < pod.network.addresses.size(); ++i) {
-    if (i == 0) network.set_ip(pod.network.addresses[i].Ip());
-    else network.add_additional_ips()->set_ip(pod.network.addresses[i].Ip());
+    if (i == 0)
+      network.set_ip(pod.network.addresses[i].Ip());
+    else
+      network.add_additional_ips()->set_ip(pod.network.addresses[i].Ip());
   }
   FillNamespaces(pod.spec.namespaces, *out.mutable_linux()->mutable_namespaces()->mutable_options());
   FillLabels(pod.spec.labels, *out.mutable_labels());
@@ -118,10 +123,14 @@ void FillContainerStatus(const pods::ContainerState& container, api::ContainerSt
 std::string SignalName(api::Signal signal) {
   if (signal == api::SIGNAL_RUNTIME_DEFAULT) return "";
   switch (signal) {  // other names of the same number
-    case api::SIGNAL_SIGCLD: return "SIGCHLD";
-    case api::SIGNAL_SIGIOT: return "SIGABRT";
-    case api::SIGNAL_SIGPOLL: return "SIGIO";
-    default: break;
+    case api::SIGNAL_SIGCLD:
+      return "SIGCHLD";
+    case api::SIGNAL_SIGIOT:
+      return "SIGABRT";
+    case api::SIGNAL_SIGPOLL:
+      return "SIGIO";
+    default:
+      break;
   }
   std::string name = api::Signal_Name(signal).substr(kPrefix.size());  // SIGRTMAXMINUS3
   for (auto [word, sign] : {std::pair("PLUS", "+"), std::pair("MINUS", "-")})
@@ -139,38 +148,70 @@ api::Signal SignalOfName(std::string_view name) {
 
 api::Signal SignalOfNumber(int number) {
   switch (number) {
-    case SIGABRT: return api::SIGNAL_SIGABRT;
-    case SIGALRM: return api::SIGNAL_SIGALRM;
-    case SIGBUS: return api::SIGNAL_SIGBUS;
-    case SIGCHLD: return api::SIGNAL_SIGCHLD;
-    case SIGCONT: return api::SIGNAL_SIGCONT;
-    case SIGFPE: return api::SIGNAL_SIGFPE;
-    case SIGHUP: return api::SIGNAL_SIGHUP;
-    case SIGILL: return api::SIGNAL_SIGILL;
-    case SIGINT: return api::SIGNAL_SIGINT;
-    case SIGIO: return api::SIGNAL_SIGIO;
-    case SIGKILL: return api::SIGNAL_SIGKILL;
-    case SIGPIPE: return api::SIGNAL_SIGPIPE;
-    case SIGPROF: return api::SIGNAL_SIGPROF;
-    case SIGPWR: return api::SIGNAL_SIGPWR;
-    case SIGQUIT: return api::SIGNAL_SIGQUIT;
-    case SIGSEGV: return api::SIGNAL_SIGSEGV;
-    case SIGSTKFLT: return api::SIGNAL_SIGSTKFLT;
-    case SIGSTOP: return api::SIGNAL_SIGSTOP;
-    case SIGSYS: return api::SIGNAL_SIGSYS;
-    case SIGTERM: return api::SIGNAL_SIGTERM;
-    case SIGTRAP: return api::SIGNAL_SIGTRAP;
-    case SIGTSTP: return api::SIGNAL_SIGTSTP;
-    case SIGTTIN: return api::SIGNAL_SIGTTIN;
-    case SIGTTOU: return api::SIGNAL_SIGTTOU;
-    case SIGURG: return api::SIGNAL_SIGURG;
-    case SIGUSR1: return api::SIGNAL_SIGUSR1;
-    case SIGUSR2: return api::SIGNAL_SIGUSR2;
-    case SIGVTALRM: return api::SIGNAL_SIGVTALRM;
-    case SIGWINCH: return api::SIGNAL_SIGWINCH;
-    case SIGXCPU: return api::SIGNAL_SIGXCPU;
-    case SIGXFSZ: return api::SIGNAL_SIGXFSZ;
-    default: break;
+    case SIGABRT:
+      return api::SIGNAL_SIGABRT;
+    case SIGALRM:
+      return api::SIGNAL_SIGALRM;
+    case SIGBUS:
+      return api::SIGNAL_SIGBUS;
+    case SIGCHLD:
+      return api::SIGNAL_SIGCHLD;
+    case SIGCONT:
+      return api::SIGNAL_SIGCONT;
+    case SIGFPE:
+      return api::SIGNAL_SIGFPE;
+    case SIGHUP:
+      return api::SIGNAL_SIGHUP;
+    case SIGILL:
+      return api::SIGNAL_SIGILL;
+    case SIGINT:
+      return api::SIGNAL_SIGINT;
+    case SIGIO:
+      return api::SIGNAL_SIGIO;
+    case SIGKILL:
+      return api::SIGNAL_SIGKILL;
+    case SIGPIPE:
+      return api::SIGNAL_SIGPIPE;
+    case SIGPROF:
+      return api::SIGNAL_SIGPROF;
+    case SIGPWR:
+      return api::SIGNAL_SIGPWR;
+    case SIGQUIT:
+      return api::SIGNAL_SIGQUIT;
+    case SIGSEGV:
+      return api::SIGNAL_SIGSEGV;
+    case SIGSTKFLT:
+      return api::SIGNAL_SIGSTKFLT;
+    case SIGSTOP:
+      return api::SIGNAL_SIGSTOP;
+    case SIGSYS:
+      return api::SIGNAL_SIGSYS;
+    case SIGTERM:
+      return api::SIGNAL_SIGTERM;
+    case SIGTRAP:
+      return api::SIGNAL_SIGTRAP;
+    case SIGTSTP:
+      return api::SIGNAL_SIGTSTP;
+    case SIGTTIN:
+      return api::SIGNAL_SIGTTIN;
+    case SIGTTOU:
+      return api::SIGNAL_SIGTTOU;
+    case SIGURG:
+      return api::SIGNAL_SIGURG;
+    case SIGUSR1:
+      return api::SIGNAL_SIGUSR1;
+    case SIGUSR2:
+      return api::SIGNAL_SIGUSR2;
+    case SIGVTALRM:
+      return api::SIGNAL_SIGVTALRM;
+    case SIGWINCH:
+      return api::SIGNAL_SIGWINCH;
+    case SIGXCPU:
+      return api::SIGNAL_SIGXCPU;
+    case SIGXFSZ:
+      return api::SIGNAL_SIGXFSZ;
+    default:
+      break;
   }
   // The enum lists the real-time signals in the order of their numbers.
   if (number >= kRealTimeMin && number <= kRealTimeMax)

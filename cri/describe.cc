@@ -85,8 +85,14 @@ void Append(const Message& message, std::string& out) {
 
 const std::set<std::string_view>& SecretFields() {
   static const std::set<std::string_view> fields = {
-      "AuthConfig.password", "AuthConfig.auth", "AuthConfig.identity_token", "AuthConfig.registry_token",
-      "KeyValue.value", "PullRequest.password", "ExecStart.env", "ExecInput.stdin",
+      "AuthConfig.password",
+      "AuthConfig.auth",
+      "AuthConfig.identity_token",
+      "AuthConfig.registry_token",
+      "KeyValue.value",
+      "PullRequest.password",
+      "ExecStart.env",
+      "ExecInput.stdin",
   };
   return fields;
 }

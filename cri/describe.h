@@ -4,7 +4,9 @@
 #include <string>
 #include <string_view>
 
-namespace google::protobuf { class Message; }
+namespace google::protobuf {
+class Message;
+}
 
 namespace berth::cri {
 

@@ -59,8 +59,7 @@ CallFrame::CallFrame(Door& door, const Rpc& rpc, grpc::CallbackServerContext* co
 
 CallFrame::~CallFrame() { door_.calls.Leave(this); }
 
-grpc::Status CallFrame::Run(const google::protobuf::Message* request,
-                            const std::function<Result<void>(Call&)>& body) {
+grpc::Status CallFrame::Run(const google::protobuf::Message* request, const std::function<Result<void>(Call&)>& body) {
   Call call{until_, {}, {}};
   Result<void> outcome;
   try {
@@ -79,9 +78,7 @@ grpc::Status CallFrame::Run(const google::protobuf::Message* request,
   return Close(call, outcome);
 }
 
-grpc::Status CallFrame::Refuse(const Error& error) {
-  return Close(Call{until_, {}, {}}, std::unexpected(error));
-}
+grpc::Status CallFrame::Refuse(const Error& error) { return Close(Call{until_, {}, {}}, std::unexpected(error)); }
 
 grpc::Status CallFrame::Close(const Call& call, const Result<void>& outcome) {
   auto took = std::chrono::steady_clock::now() - since_;
@@ -89,8 +86,9 @@ grpc::Status CallFrame::Close(const Call& call, const Result<void>& outcome) {
   door_.metrics.ObserveOperation(std::string(rpc_.name), std::string(code), took);
   auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(took).count();
   if (!outcome) {
-    log::Warn("cri.failed", {{"op", rpc_.name}, {"object", call.object}, {"code", code}, {"error", outcome.error()},
-                             {"took_ms", ms}});
+    log::Warn(
+        "cri.failed",
+        {{"op", rpc_.name}, {"object", call.object}, {"code", code}, {"error", outcome.error()}, {"took_ms", ms}});
     return StatusOf(outcome.error(), call.kubelet_text);
   }
   if (rpc_.kind == Rpc::kChange)

@@ -18,7 +18,9 @@
 #include "metrics/registry.h"
 #include "pods/core.h"
 
-namespace google::protobuf { class Message; }
+namespace google::protobuf {
+class Message;
+}
 
 namespace berth::cri {
 
@@ -41,14 +43,14 @@ class Calls {
   bool draining_ = false;
 };
 
-struct Identity {                            // what Version, Status and Info say about the agent
-  std::string version;                       // a semantic version
+struct Identity {       // what Version, Status and Info say about the agent
+  std::string version;  // a semantic version
   std::string metrics_address, cgroup;
   std::map<std::string, std::string> facts;
-  std::string config;                        // JSON object: the effective configuration
+  std::string config;  // JSON object: the effective configuration
 };
 
-struct Door {                                // outlives every call
+struct Door {  // outlives every call
   pods::Core& core;
   images::Store& images;
   cni::Network& network;
@@ -61,17 +63,17 @@ struct Door {                                // outlives every call
 
 struct Rpc {
   enum Kind { kRead, kChange };
-  std::string_view name;                     // "run_pod_sandbox": label of the metric and field of the log line
-  Kind kind = kRead;                         // successful changes are logged at info, reads at debug
-  bool endless = false;                      // shutdown does not wait for it
+  std::string_view name;  // "run_pod_sandbox": label of the metric and field of the log line
+  Kind kind = kRead;      // successful changes are logged at info, reads at debug
+  bool endless = false;   // shutdown does not wait for it
 };
 
 // Handed to the body of a call.
 struct Call {
   const Deadline& until;
-  std::string object;                        // id or image, for the log line
-  // Set before failing where the kubelet knows the failure by the beginning of its text alone: the status is then UNKNOWN
-  // and its message starts with this (constants of cri-api pkg/errors).
+  std::string object;  // id or image, for the log line
+  // Set before failing where the kubelet knows the failure by the beginning of its text alone: the status is then
+  // UNKNOWN and its message starts with this (constants of cri-api pkg/errors).
   std::string_view kubelet_text = {};
 };
 
@@ -104,7 +106,8 @@ class CallFrame {
   Deadline until_;
 };
 
-// The status of an error, by the table in base/error.cc. The message is cut to 2000 bytes: gRPC's header limit is 8 KiB.
+// The status of an error, by the table in base/error.cc. The message is cut to 2000 bytes: gRPC's header limit is 8
+// KiB.
 grpc::Status StatusOf(const Error& error, std::string_view kubelet_text = {});
 
 }  // namespace berth::cri

@@ -15,19 +15,23 @@ Result<void> CheckImage(std::string_view field, const api::ImageSpec& image, Cal
   return CheckWord(field, image.image(), 1024);
 }
 
-Result<void> ListImages(Door& door, const api::ListImagesRequest& request, api::ListImagesResponse& response, Call& call) {
+Result<void> ListImages(Door& door, const api::ListImagesRequest& request, api::ListImagesResponse& response,
+                        Call& call) {
   if (request.filter().has_image() && !request.filter().image().image().empty()) {
     TRY(CheckImage("filter.image.image", request.filter().image(), call));
     auto image = door.images.Find(request.filter().image().image());
-    if (image) FillImage(**image, *response.add_images());
-    else if (image.error().code != Code::kNotFound) return std::unexpected(image.error());
+    if (image)
+      FillImage(**image, *response.add_images());
+    else if (image.error().code != Code::kNotFound)
+      return std::unexpected(image.error());
     return {};
   }
   for (const auto& image : door.images.List()) FillImage(*image, *response.add_images());
   return {};
 }
 
-Result<void> ImageStatus(Door& door, const api::ImageStatusRequest& request, api::ImageStatusResponse& response, Call& call) {
+Result<void> ImageStatus(Door& door, const api::ImageStatusRequest& request, api::ImageStatusResponse& response,
+                         Call& call) {
   TRY(CheckImage("image.image", request.image(), call));
   auto image = door.images.Find(request.image().image());
   if (!image) {
@@ -46,8 +50,10 @@ Result<void> PullImage(Door& door, const api::PullImageRequest& request, api::Pu
   pull.credentials = TRY(ToCredentials(request.auth(), pull.reference));
   pods::Operation operation(door.core.operations, "pull_image", pull.reference);
   pull.progress = [&](const images::PullProgress& p) {
-    if (p.total == 0) operation.Blocker(fmt::format("{} {}", p.status, p.layer));
-    else operation.Blocker(fmt::format("{} {} {}/{} bytes", p.status, p.layer, p.current, p.total));
+    if (p.total == 0)
+      operation.Blocker(fmt::format("{} {}", p.status, p.layer));
+    else
+      operation.Blocker(fmt::format("{} {} {}/{} bytes", p.status, p.layer, p.current, p.total));
   };
   auto image = door.images.Pull(pull, call.until);
   if (!image) {
@@ -81,10 +87,10 @@ class ImageService final : public api::ImageService::CallbackService {
   explicit ImageService(Door& door) : door_(door) {}
   using Context = grpc::CallbackServerContext;
 
-#define BERTH_RPC(Name, label, kind)                                                  \
-  grpc::ServerUnaryReactor* Name(Context* context, const api::Name##Request* request, \
-                                 api::Name##Response* response) override {            \
-    return Unary(door_, {label, Rpc::kind}, context, request, response, &cri::Name);  \
+#define BERTH_RPC(Name, label, kind)                                                                                 \
+  grpc::ServerUnaryReactor* Name(Context* context, const api::Name##Request* request, api::Name##Response* response) \
+      override {                                                                                                     \
+    return Unary(door_, {label, Rpc::kind}, context, request, response, &cri::Name);                                 \
   }
   BERTH_RPC(ListImages, "list_images", kRead)
   BERTH_RPC(ImageStatus, "image_status", kRead)
@@ -93,9 +99,11 @@ class ImageService final : public api::ImageService::CallbackService {
   BERTH_RPC(ImageFsInfo, "image_fs_info", kRead)
 #undef BERTH_RPC
 
-  grpc::ServerWriteReactor<api::StreamImagesResponse>* StreamImages(Context* context, const api::StreamImagesRequest*) override {
-    return RefuseStream<api::StreamImagesResponse>(door_, {"stream_images"}, context,
-                                                   "needs streaming lists, which are not there yet; ListImages answers the same");
+  grpc::ServerWriteReactor<api::StreamImagesResponse>* StreamImages(Context* context,
+                                                                    const api::StreamImagesRequest*) override {
+    return RefuseStream<api::StreamImagesResponse>(
+        door_, {"stream_images"}, context,
+        "needs streaming lists, which are not there yet; ListImages answers the same");
   }
 
  private:

@@ -58,10 +58,9 @@ std::string PodInfo(const pods::PodState& pod) {
 
   json::Object runtime_spec, linux;
   const bool ready = pod.phase == pods::PodPhase::kReady;
-  linux["namespaces"] = NamespacesOf(ready ? pod.monitor : -1, ready ? pod.netns_path : "",
-                                     spec.namespaces.network == pods::Namespace::kNode,
-                                     spec.namespaces.ipc == pods::Namespace::kNode,
-                                     spec.namespaces.pid == pods::Namespace::kPod);
+  linux["namespaces"] = NamespacesOf(
+      ready ? pod.monitor : -1, ready ? pod.netns_path : "", spec.namespaces.network == pods::Namespace::kNode,
+      spec.namespaces.ipc == pods::Namespace::kNode, spec.namespaces.pid == pods::Namespace::kPod);
   linux["cgroupsPath"] = pod.cgroup;
   json::Object sysctl;
   for (const auto& [key, value] : spec.sysctls) sysctl[key] = value;
@@ -95,7 +94,8 @@ std::string ContainerInfo(const pods::ContainerState& container, const runtime::
     runtime::oci::Spec shown = *spec;
     if (shown.linux && container.pid > 0)
       for (auto& name_space : shown.linux->namespaces)
-        if (name_space.path.empty() || name_space.type == "network") name_space.path = ProcPath(container.pid, name_space.type);
+        if (name_space.path.empty() || name_space.type == "network")
+          name_space.path = ProcPath(container.pid, name_space.type);
     info["runtimeSpec"] = json::ToValue(shown, json::Omit::kEmpty);
   }
   return json::Serialize(info);

@@ -16,7 +16,8 @@ Result<void> RunPodSandbox(Door& door, const api::RunPodSandboxRequest& request,
   return {};
 }
 
-Result<void> StopPodSandbox(Door& door, const api::StopPodSandboxRequest& request, api::StopPodSandboxResponse&, Call& call) {
+Result<void> StopPodSandbox(Door& door, const api::StopPodSandboxRequest& request, api::StopPodSandboxResponse&,
+                            Call& call) {
   call.object = request.pod_sandbox_id().substr(0, 64);
   TRY(CheckName("pod_sandbox_id", request.pod_sandbox_id()));
   return pods::StopPod(door.core, request.pod_sandbox_id(), call.until);
@@ -39,8 +40,8 @@ Result<void> PodSandboxStatus(Door& door, const api::PodSandboxStatusRequest& re
   return {};
 }
 
-Result<void> ListPodSandbox(Door& door, const api::ListPodSandboxRequest& request, api::ListPodSandboxResponse& response,
-                            Call&) {
+Result<void> ListPodSandbox(Door& door, const api::ListPodSandboxRequest& request,
+                            api::ListPodSandboxResponse& response, Call&) {
   pods::PodFilter filter;
   filter.id = request.filter().id();
   for (const auto& [key, value] : request.filter().label_selector()) filter.labels[key] = value;

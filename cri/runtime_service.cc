@@ -25,7 +25,10 @@ Result<void> Status(Door& door, const api::StatusRequest& request, api::StatusRe
   // An agent that answers has recovered its state and can reach its monitors: both come before the socket.
   condition("RuntimeReady", true, "", "");
   cni::NetworkStatus network = door.network.Status();
-  condition("NetworkReady", network.ready, network.ready ? "" : network.reason.empty() ? "NetworkPluginNotReady" : network.reason,
+  condition("NetworkReady", network.ready,
+            network.ready            ? ""
+            : network.reason.empty() ? "NetworkPluginNotReady"
+                                     : network.reason,
             network.message);
   for (const auto& name : door.host.handlers) {
     auto& handler = *response.add_runtime_handlers();
@@ -39,7 +42,7 @@ Result<void> Status(Door& door, const api::StatusRequest& request, api::StatusRe
   if (auto tree = json::ParseTree(door.identity.config.empty() ? "{}" : door.identity.config, "configuration");
       tree && tree->is_object())
     config = std::move(tree->as_object());
-  config["stateDir"] = door.core.run;   // critest and others look for it
+  config["stateDir"] = door.core.run;  // critest and others look for it
   config["rootDir"] = door.core.root;
   config["snapshotter"] = std::string(door.images.snapshotter().name());
   (*response.mutable_info())["config"] = json::Serialize(config);
@@ -57,24 +60,27 @@ using Rpcs = api::RuntimeService::CallbackService;
 using Context = grpc::CallbackServerContext;
 
 // One line an RPC; the body has the RPC's name.
-#define BERTH_RPC(Name, label, kind)                                                                         \
-  grpc::ServerUnaryReactor* Name(Context* context, const api::Name##Request* request,                        \
-                                 api::Name##Response* response) override {                                   \
-    return Unary(door_, {label, Rpc::kind}, context, request, response, &cri::Name);                         \
+#define BERTH_RPC(Name, label, kind)                                                                                 \
+  grpc::ServerUnaryReactor* Name(Context* context, const api::Name##Request* request, api::Name##Response* response) \
+      override {                                                                                                     \
+    return Unary(door_, {label, Rpc::kind}, context, request, response, &cri::Name);                                 \
   }
 // Not there: the text says what it needs.
-#define BERTH_REFUSED(Name, label, needs)                                                                    \
+#define BERTH_REFUSED(Name, label, needs)                                                                      \
   grpc::ServerUnaryReactor* Name(Context* context, const api::Name##Request*, api::Name##Response*) override { \
-    return RefuseUnary(door_, {label}, context, needs);                                                      \
+    return RefuseUnary(door_, {label}, context, needs);                                                        \
   }
-#define BERTH_REFUSED_STREAM(Name, Request, Response, label, needs)                                          \
-  grpc::ServerWriteReactor<api::Response>* Name(Context* context, const api::Request*) override {            \
-    return RefuseStream<api::Response>(door_, {label}, context, needs);                                      \
+#define BERTH_REFUSED_STREAM(Name, Request, Response, label, needs)                               \
+  grpc::ServerWriteReactor<api::Response>* Name(Context* context, const api::Request*) override { \
+    return RefuseStream<api::Response>(door_, {label}, context, needs);                           \
   }
 
-constexpr std::string_view kStreaming = "needs the streaming server (SPDY, WebSocket), which is not there yet; ExecSync and `berth exec` are";
-constexpr std::string_view kPieces = "needs streaming lists, which are not there yet; the list call without Stream answers the same";
-constexpr std::string_view kPodStats = "needs statistics of pods, which are not there yet; ContainerStats and the metrics page are";
+constexpr std::string_view kStreaming =
+    "needs the streaming server (SPDY, WebSocket), which is not there yet; ExecSync and `berth exec` are";
+constexpr std::string_view kPieces =
+    "needs streaming lists, which are not there yet; the list call without Stream answers the same";
+constexpr std::string_view kPodStats =
+    "needs statistics of pods, which are not there yet; ContainerStats and the metrics page are";
 constexpr std::string_view kMetrics = "needs metrics over CRI, which are not there yet; the Prometheus page has them";
 constexpr std::string_view kResize = "needs resizing of limits in place, which is not there yet";
 constexpr std::string_view kCheckpoint = "needs checkpoints, which are not there yet";
@@ -109,8 +115,9 @@ class RuntimeService final : public Rpcs {
   BERTH_REFUSED(UpdatePodSandboxResources, "update_pod_sandbox_resources", kResize)
   BERTH_REFUSED(PodSandboxStats, "pod_sandbox_stats", kPodStats)
   BERTH_REFUSED(ListPodSandboxStats, "list_pod_sandbox_stats", kPodStats)
-  BERTH_REFUSED(UpdateRuntimeConfig, "update_runtime_config",
-                "needs pod networks made from the node's CIDR, which are not there yet; the network comes from the CNI conflist")
+  BERTH_REFUSED(
+      UpdateRuntimeConfig, "update_runtime_config",
+      "needs pod networks made from the node's CIDR, which are not there yet; the network comes from the CNI conflist")
   BERTH_REFUSED(CheckpointContainer, "checkpoint_container", kCheckpoint)
   BERTH_REFUSED(CheckpointPod, "checkpoint_pod", kCheckpoint)
   BERTH_REFUSED(RestorePod, "restore_pod", kCheckpoint)
@@ -118,11 +125,16 @@ class RuntimeService final : public Rpcs {
   BERTH_REFUSED(ListPodSandboxMetrics, "list_pod_sandbox_metrics", kMetrics)
   BERTH_REFUSED_STREAM(GetContainerEvents, GetEventsRequest, ContainerEventResponse, "get_container_events",
                        "needs the event stream over CRI, which is not there yet; the lists show every change")
-  BERTH_REFUSED_STREAM(StreamPodSandboxes, StreamPodSandboxesRequest, StreamPodSandboxesResponse, "stream_pod_sandboxes", kPieces)
-  BERTH_REFUSED_STREAM(StreamContainers, StreamContainersRequest, StreamContainersResponse, "stream_containers", kPieces)
-  BERTH_REFUSED_STREAM(StreamContainerStats, StreamContainerStatsRequest, StreamContainerStatsResponse, "stream_container_stats", kPieces)
-  BERTH_REFUSED_STREAM(StreamPodSandboxStats, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse, "stream_pod_sandbox_stats", kPodStats)
-  BERTH_REFUSED_STREAM(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse, "stream_pod_sandbox_metrics", kMetrics)
+  BERTH_REFUSED_STREAM(StreamPodSandboxes, StreamPodSandboxesRequest, StreamPodSandboxesResponse,
+                       "stream_pod_sandboxes", kPieces)
+  BERTH_REFUSED_STREAM(StreamContainers, StreamContainersRequest, StreamContainersResponse, "stream_containers",
+                       kPieces)
+  BERTH_REFUSED_STREAM(StreamContainerStats, StreamContainerStatsRequest, StreamContainerStatsResponse,
+                       "stream_container_stats", kPieces)
+  BERTH_REFUSED_STREAM(StreamPodSandboxStats, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse,
+                       "stream_pod_sandbox_stats", kPodStats)
+  BERTH_REFUSED_STREAM(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse,
+                       "stream_pod_sandbox_metrics", kMetrics)
 
  private:
   Door& door_;

@@ -55,10 +55,11 @@ void GrpcLog(gpr_log_func_args* args) {
 
 class GrpcServer final : public Server {
  public:
-  GrpcServer(const ServerOptions& options, pods::Core& core, images::Store& images, cni::Network& network, WorkerPool& pool,
-             metrics::Registry& metrics)
+  GrpcServer(const ServerOptions& options, pods::Core& core, images::Store& images, cni::Network& network,
+             WorkerPool& pool, metrics::Registry& metrics)
       : options_(options),
-        door_{core, images, network, pool, metrics, calls_, options.host ? *options.host : ProbeHost(), options.identity},
+        door_{
+            core, images, network, pool, metrics, calls_, options.host ? *options.host : ProbeHost(), options.identity},
         runtime_(MakeRuntimeService(door_)),
         image_(MakeImageService(door_)),
         agent_(MakeAgentService(door_)) {}
@@ -69,7 +70,7 @@ class GrpcServer final : public Server {
 
  private:
   void Accept();
-  bool Ours() const;                       // is the socket in the file system the one we made
+  bool Ours() const;  // is the socket in the file system the one we made
 
   const ServerOptions options_;
   Calls calls_;
@@ -78,14 +79,15 @@ class GrpcServer final : public Server {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
   unique_fd listener_;
-  struct stat socket_{};
+  struct stat socket_ {};
   CancelToken stop_;
   std::thread accepting_;
 };
 
 Result<void> GrpcServer::Start() {
   if (!IsSemanticVersion(options_.identity.version))
-    return Err(Code::kInvalidArgument, "version: {} is not a semantic version such as 0.1.0", Quote(options_.identity.version));
+    return Err(Code::kInvalidArgument, "version: {} is not a semantic version such as 0.1.0",
+               Quote(options_.identity.version));
   ::signal(SIGPIPE, SIG_IGN);
   gpr_set_log_function(&GrpcLog);
 
@@ -93,7 +95,8 @@ Result<void> GrpcServer::Start() {
   std::error_code error;
   if (!std::filesystem::exists(directory, error)) {
     std::filesystem::create_directories(directory.parent_path(), error);
-    if (::mkdir(directory.c_str(), options_.directory_mode) < 0 && errno != EEXIST) return SysErr("make {}", directory.string());
+    if (::mkdir(directory.c_str(), options_.directory_mode) < 0 && errno != EEXIST)
+      return SysErr("make {}", directory.string());
     if (::chmod(directory.c_str(), options_.directory_mode) < 0) return SysErr("chmod {}", directory.string());
   }
   listener_ = TRY(ListenUnix(options_.socket, options_.mode, SOCK_STREAM | SOCK_NONBLOCK));
@@ -101,7 +104,8 @@ Result<void> GrpcServer::Start() {
   if (!options_.group.empty()) {
     gid_t group = TRY(FindGroup(options_.group));
     for (const std::string& path : {options_.socket, directory.string()})
-      if (::lchown(path.c_str(), static_cast<uid_t>(-1), group) < 0) return SysErr("give {} to group {}", path, options_.group);
+      if (::lchown(path.c_str(), static_cast<uid_t>(-1), group) < 0)
+        return SysErr("give {} to group {}", path, options_.group);
   }
 
   grpc::ServerBuilder builder;
@@ -143,7 +147,7 @@ void GrpcServer::Accept() {
 }
 
 bool GrpcServer::Ours() const {
-  struct stat st{};
+  struct stat st {};
   return ::lstat(options_.socket.c_str(), &st) == 0 && st.st_dev == socket_.st_dev && st.st_ino == socket_.st_ino;
 }
 

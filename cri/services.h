@@ -4,7 +4,9 @@
 
 #include "cri/door.h"
 
-namespace grpc { class Service; }
+namespace grpc {
+class Service;
+}
 
 namespace berth::cri {
 

@@ -1,6 +1,6 @@
 #pragma once
-// Streams of the agent service. gRPC's callbacks only hand over; the work is one task of the worker pool that may block.
-// A stream deletes itself in OnDone, which gRPC calls after Finish and after the last callback.
+// Streams of the agent service. gRPC's callbacks only hand over; the work is one task of the worker pool that may
+// block. A stream deletes itself in OnDone, which gRPC calls after Finish and after the last callback.
 #include <condition_variable>
 #include <deque>
 
@@ -8,8 +8,8 @@
 
 namespace berth::cri {
 
-// Answers go out one after another. Write waits until gRPC took the message, so a slow client slows the writer; Offer never
-// waits and keeps only the newest message of a key, so a slow client misses steps in between.
+// Answers go out one after another. Write waits until gRPC took the message, so a slow client slows the writer; Offer
+// never waits and keeps only the newest message of a key, so a slow client misses steps in between.
 template <class Response>
 class AnswerStream final : public grpc::ServerWriteReactor<Response> {
  public:
@@ -34,8 +34,10 @@ class AnswerStream final : public grpc::ServerWriteReactor<Response> {
   void Offer(const std::string& key, Response message) {
     std::lock_guard lock(mutex_);
     auto waiting = std::ranges::find_if(waiting_, [&](const auto& w) { return !key.empty() && w.first == key; });
-    if (waiting != waiting_.end()) waiting->second = std::move(message);
-    else waiting_.emplace_back(key, std::move(message));
+    if (waiting != waiting_.end())
+      waiting->second = std::move(message);
+    else
+      waiting_.emplace_back(key, std::move(message));
     Next();
   }
   bool Flush() {

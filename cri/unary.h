@@ -32,8 +32,8 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
 };
 
 template <class Request, class Response>
-grpc::ServerUnaryReactor* Unary(Door& door, const Rpc& rpc, grpc::CallbackServerContext* context, const Request* request,
-                                Response* response, UnaryBody<Request, Response> body) {
+grpc::ServerUnaryReactor* Unary(Door& door, const Rpc& rpc, grpc::CallbackServerContext* context,
+                                const Request* request, Response* response, UnaryBody<Request, Response> body) {
   auto* call = new UnaryCall<Request, Response>(door, rpc, context);
   call->Start(request, response, body);
   return call;
@@ -41,7 +41,8 @@ grpc::ServerUnaryReactor* Unary(Door& door, const Rpc& rpc, grpc::CallbackServer
 
 // What is not there: UNIMPLEMENTED with the capability it needs. Counted and logged like any other call.
 inline grpc::Status NotThere(Door& door, const Rpc& rpc, grpc::CallbackServerContext* context, std::string_view needs) {
-  return CallFrame(door, rpc, context).Refuse(Error{Code::kUnimplemented, fmt::format("{}: {}", rpc.name, needs), 0, {}});
+  return CallFrame(door, rpc, context)
+      .Refuse(Error{Code::kUnimplemented, fmt::format("{}: {}", rpc.name, needs), 0, {}});
 }
 
 inline grpc::ServerUnaryReactor* RefuseUnary(Door& door, const Rpc& rpc, grpc::CallbackServerContext* context,
