@@ -189,10 +189,12 @@ Result<void> Db::TransactUnsynced(const std::function<Result<void>(Txn&)>& body)
   std::lock_guard lock(mutex_);
   if (depth_ > 0) return Transact(body);
   // In WAL mode NORMAL syncs at checkpoints only. The setting is the connection's, which is ours while we hold the mutex.
+  struct Scope {
+    Db& db;
+    ~Scope() { (void)db.Script("PRAGMA synchronous=FULL"); }
+  } scope{*this};
   TRY(Script("PRAGMA synchronous=NORMAL"));
-  auto done = Transact(body);
-  TRY(Script("PRAGMA synchronous=FULL"));
-  return done;
+  return Transact(body);
 }
 
 Result<void> Db::Migrate(std::string_view folder, const std::vector<std::string>& steps) {

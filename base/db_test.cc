@@ -65,6 +65,24 @@ TEST(Db, TransactionsCommitOrLeaveNothing) {
   EXPECT_EQ(Column(*db, "SELECT id FROM t"), std::vector<std::string>{"a"});
 }
 
+TEST(Db, UnsyncedCommitsAreThereAndTheSettingIsPutBack) {
+  auto db = std::move(*Db::OpenMemory());
+  ASSERT_TRUE(db->Exec("CREATE TABLE t(a)"));
+  EXPECT_TRUE(db->TransactUnsynced([](Db::Txn& t) -> Result<void> {
+    TRY(t.Exec("INSERT INTO t VALUES(1)"));
+    return {};
+  }));
+  EXPECT_FALSE(db->TransactUnsynced([](Db::Txn& t) -> Result<void> {
+    TRY(t.Exec("INSERT INTO t VALUES(2)"));
+    return Err(Code::kConflict, "no");
+  }));
+  int64_t rows = 0, synchronous = 0;
+  ASSERT_TRUE(db->Each("SELECT count(*) FROM t", [&](const Db::Row& r) { rows = r.Int(0); }));
+  ASSERT_TRUE(db->Each("PRAGMA synchronous", [&](const Db::Row& r) { synchronous = r.Int(0); }));
+  EXPECT_EQ(rows, 1);
+  EXPECT_EQ(synchronous, 2) << "FULL";
+}
+
 TEST(Db, ErrorsHaveCodes) {
   auto db = std::move(*Db::OpenMemory());
   ASSERT_TRUE(IsOk(db->Migrate("pods", {kSteps[0], "CREATE TABLE c(t TEXT REFERENCES t(id)) STRICT"})));

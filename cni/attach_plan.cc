@@ -5,7 +5,8 @@ namespace {
 
 bool ValidId(std::string_view id) {
   if (id.empty() || !isalnum(static_cast<unsigned char>(id[0]))) return false;
-  return std::all_of(id.begin(), id.end(), [](unsigned char c) { return isalnum(c) || c == '_' || c == '.' || c == '-'; });
+  return std::all_of(id.begin(), id.end(),
+                     [](unsigned char c) { return isalnum(c) || c == '_' || c == '.' || c == '-'; });
 }
 
 bool ValidInterface(std::string_view name) {
@@ -17,13 +18,15 @@ bool ValidInterface(std::string_view name) {
 
 Result<void> CheckAttachment(const Attachment& a) {
   if (!ValidId(a.pod.str()))
-    return Err(Code::kInvalidArgument, "pod: '{}' must begin with a letter or digit and go on with those, '_', '.' or '-'",
-               a.pod);
+    return Err(Code::kInvalidArgument,
+               "pod: '{}' must begin with a letter or digit and go on with those, '_', '.' or '-'", a.pod);
   if (!ValidInterface(a.interface))
-    return Err(Code::kInvalidArgument, "interface: '{}' must have 1 to 15 bytes without '/', ':' and space", a.interface);
+    return Err(Code::kInvalidArgument, "interface: '{}' must have 1 to 15 bytes without '/', ':' and space",
+               a.interface);
   if (a.interface == "lo") return Err(Code::kInvalidArgument, "interface: 'lo' is the loopback interface");
   if (a.netns < 0) return Err(Code::kInvalidArgument, "netns: a descriptor of the pod's network namespace is needed");
-  if (a.netlink < 0) return Err(Code::kInvalidArgument, "netlink: a socket inside the pod's network namespace is needed");
+  if (a.netlink < 0)
+    return Err(Code::kInvalidArgument, "netlink: a socket inside the pod's network namespace is needed");
   return {};
 }
 
@@ -32,7 +35,8 @@ Result<std::vector<PortMapping>> WantedPorts(const std::vector<PortMapping>& por
   for (size_t i = 0; i < ports.size(); ++i) {
     PortMapping p = ports[i];
     if (p.host_port == 0) continue;
-    std::transform(p.protocol.begin(), p.protocol.end(), p.protocol.begin(), [](unsigned char c) { return tolower(c); });
+    std::transform(p.protocol.begin(), p.protocol.end(), p.protocol.begin(),
+                   [](unsigned char c) { return tolower(c); });
     if (p.protocol.empty()) p.protocol = "tcp";
     if (p.protocol != "tcp" && p.protocol != "udp" && p.protocol != "sctp")
       return Err(Code::kInvalidArgument, "ports[{}].protocol: '{}' must be tcp, udp or sctp", i, p.protocol);
@@ -53,9 +57,8 @@ Result<std::vector<PortMapping>> WantedPorts(const std::vector<PortMapping>& por
 std::string LinkName(const PodId& pod, int attempt) {
   const std::string& id = pod.str();
   size_t at = static_cast<size_t>(attempt) * 8;
-  bool hex = id.size() >= at + 8 && std::all_of(id.begin() + at, id.begin() + at + 8, [](unsigned char c) {
-    return isdigit(c) || (c >= 'a' && c <= 'f');
-  });
+  bool hex = id.size() >= at + 8 && std::all_of(id.begin() + at, id.begin() + at + 8,
+                                                [](unsigned char c) { return isdigit(c) || (c >= 'a' && c <= 'f'); });
   if (hex) return "veth" + id.substr(at, 8);
   uint32_t hash = 2166136261u + attempt;  // FNV-1a
   for (unsigned char c : id) hash = (hash ^ c) * 16777619u;
@@ -91,16 +94,20 @@ std::vector<CniRoute> RoutesFor(const BridgeConfig& bridge, const AttachmentRow&
 netlink::PodInterface InterfaceFor(const BridgeConfig& bridge, const AttachmentRow& row, int index) {
   netlink::PodInterface out{.name = row.interface, .index = index, .mac = MacFor(row)};
   for (const Lease& l : row.leases) out.addresses.push_back({l.ip, l.prefix});
-  auto number = [](const std::optional<int64_t>& n) { return n ? std::optional(static_cast<uint32_t>(*n)) : std::nullopt; };
+  auto number = [](const std::optional<int64_t>& n) {
+    return n ? std::optional(static_cast<uint32_t>(*n)) : std::nullopt;
+  };
   for (const CniRoute& r : RoutesFor(bridge, row)) {
     auto dst = ParseIpPrefix(r.dst);
     if (!dst) continue;  // checked when the configuration was read
     const Lease* lease = row.LeaseOf(dst->ip.family);
     if (!lease) continue;
-    netlink::Route route{*dst, std::nullopt, number(r.mtu), number(r.advmss), number(r.priority), number(r.table),
-                         number(r.scope)};
-    if (auto gw = ParseIp(r.gw)) route.gateway = *gw;
-    else if (!(r.scope && *r.scope == 253)) route.gateway = lease->gateway;
+    netlink::Route route{
+        *dst, std::nullopt, number(r.mtu), number(r.advmss), number(r.priority), number(r.table), number(r.scope)};
+    if (auto gw = ParseIp(r.gw))
+      route.gateway = *gw;
+    else if (!(r.scope && *r.scope == 253))
+      route.gateway = lease->gateway;
     out.routes.push_back(std::move(route));
   }
   return out;

@@ -60,9 +60,11 @@ Result<PluginStep> ParsePlugin(const json::Object& object, const std::string& wh
   if (keys.error()) return std::unexpected(*keys.error());
   if (step.type.empty()) return Err(Code::kInvalidArgument, "{}: missing", keys.Where("type"));
   if (step.type.find('/') != std::string::npos || step.type == "." || step.type == "..")
-    return Err(Code::kInvalidArgument, "{}: '{}' must be a program's name without a path", keys.Where("type"), step.type);
+    return Err(Code::kInvalidArgument, "{}: '{}' must be a program's name without a path", keys.Where("type"),
+               step.type);
   for (const char* reserved : {"runtimeConfig", "prevResult"})
-    if (object.contains(reserved)) return Err(Code::kInvalidArgument, "{}: reserved for the runtime", keys.Where(reserved));
+    if (object.contains(reserved))
+      return Err(Code::kInvalidArgument, "{}: reserved for the runtime", keys.Where(reserved));
 
   if (step.type == "loopback") {
     step.kind = PluginStep::Kind::kLoopback;
@@ -76,9 +78,12 @@ Result<PluginStep> ParsePlugin(const json::Object& object, const std::string& wh
     }
   } else if (step.type == "portmap") {
     auto not_native = TRY(ParsePortmap(object, where));
-    if (not_native) step.why_program = not_native->why;
-    else if (!after_native_bridge) step.why_program = "the bridge before it is a program";
-    else step.kind = PluginStep::Kind::kPortmap;
+    if (not_native)
+      step.why_program = not_native->why;
+    else if (!after_native_bridge)
+      step.why_program = "the bridge before it is a program";
+    else
+      step.kind = PluginStep::Kind::kPortmap;
   }
   return step;
 }
@@ -100,9 +105,7 @@ Result<std::string> ReadSmallFile(const std::string& path) {
   return text;
 }
 
-bool HaveIpv6() {
-  return unique_fd(socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0)).valid();
-}
+bool HaveIpv6() { return unique_fd(socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0)).valid(); }
 
 bool HasExtension(std::string_view name) {
   return name.ends_with(".conf") || name.ends_with(".conflist") || name.ends_with(".json");
@@ -153,8 +156,8 @@ Result<NetworkList> ParseConflist(std::string_view text, const std::string& wher
   if (keys.error()) return std::unexpected(*keys.error());
   if (list.name.empty()) return Err(Code::kInvalidArgument, "{}name: missing", root);
   if (!ValidName(list.name))
-    return Err(Code::kInvalidArgument, "{}name: '{}' must begin with a letter or digit and go on with those, '_', '.' or '-'",
-               root, list.name);
+    return Err(Code::kInvalidArgument,
+               "{}name: '{}' must begin with a letter or digit and go on with those, '_', '.' or '-'", root, list.name);
   if (plugins) {
     if (plugins->empty()) return Err(Code::kInvalidArgument, "{}plugins: at least one is needed", root);
     bool native_bridge = false;
@@ -177,15 +180,19 @@ Result<NetworkList> ParseConflist(std::string_view text, const std::string& wher
 
 std::string DefaultConflist(const Options& options) {
   json::Array ranges;
-  for (const std::string& subnet : options.subnets)
-    ranges.push_back(json::Array{json::Object{{"subnet", subnet}}});
-  json::Object bridge{{"type", "bridge"},        {"bridge", options.bridge}, {"isGateway", true},
-                      {"isDefaultGateway", true}, {"ipMasq", true},           {"isolate", true},
+  for (const std::string& subnet : options.subnets) ranges.push_back(json::Array{json::Object{{"subnet", subnet}}});
+  json::Object bridge{{"type", "bridge"},
+                      {"bridge", options.bridge},
+                      {"isGateway", true},
+                      {"isDefaultGateway", true},
+                      {"ipMasq", true},
+                      {"isolate", true},
                       {"ipam", json::Object{{"type", "host-local"}, {"ranges", std::move(ranges)}}}};
   json::Object portmap{{"type", "portmap"}, {"capabilities", json::Object{{"portMappings", true}}}};
-  json::Object list{{"cniVersion", "1.1.0"},
-                    {"name", "berth"},
-                    {"plugins", json::Array{json::Object{{"type", "loopback"}}, std::move(bridge), std::move(portmap)}}};
+  json::Object list{
+      {"cniVersion", "1.1.0"},
+      {"name", "berth"},
+      {"plugins", json::Array{json::Object{{"type", "loopback"}}, std::move(bridge), std::move(portmap)}}};
   return json::Serialize(list);
 }
 
@@ -199,8 +206,8 @@ void ConfigDir::Watch() {
   std::string path = options_.config_dir;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   for (;;) {
-    uint32_t mask = IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF |
-                    IN_ATTRIB | IN_ONLYDIR;
+    uint32_t mask = IN_CREATE | IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF |
+                    IN_MOVE_SELF | IN_ATTRIB | IN_ONLYDIR;
     int watch = inotify_add_watch(inotify_.get(), path.c_str(), mask);
     if (watch >= 0) {
       if (path != watched_ && !watched_.empty()) {
@@ -239,7 +246,8 @@ void ConfigDir::Read() {
   }
   if (!next.list && files.empty() && options_.built_in_default) {
     Options possible = options_;
-    if (!HaveIpv6()) std::erase_if(possible.subnets, [](const std::string& s) { return s.find(':') != std::string::npos; });
+    if (!HaveIpv6())
+      std::erase_if(possible.subnets, [](const std::string& s) { return s.find(':') != std::string::npos; });
     auto list = ParseConflist(DefaultConflist(possible), "built-in network");
     if (list) {
       list->file.clear();
@@ -251,10 +259,10 @@ void ConfigDir::Read() {
   std::string wrong;
   for (const auto& [name, error] : next.broken) wrong += (wrong.empty() ? "" : "; ") + error.what;
   if (!next.list) {
-    next.message = "cni plugin not initialized: " +
-                   (wrong.empty() ? fmt::format("no network configuration in {}; put a .conflist file there",
-                                                options_.config_dir)
-                                  : wrong);
+    next.message =
+        "cni plugin not initialized: " +
+        (wrong.empty() ? fmt::format("no network configuration in {}; put a .conflist file there", options_.config_dir)
+                       : wrong);
   } else if (!wrong.empty()) {
     next.message = "network configuration passed over: " + wrong;
   }

@@ -16,8 +16,8 @@ std::string List(const std::string& plugins) {
   return R"({"cniVersion":"1.0.0","name":"net","plugins":[)" + plugins + "]}";
 }
 std::string Bridge(const std::string& more = "", const std::string& ipam = R"("subnet":"10.1.0.0/16")") {
-  return R"({"type":"bridge","bridge":"br0")" + (more.empty() ? "" : "," + more) + R"(,"ipam":{"type":"host-local",)" + ipam +
-         "}}";
+  return R"({"type":"bridge","bridge":"br0")" + (more.empty() ? "" : "," + more) + R"(,"ipam":{"type":"host-local",)" +
+         ipam + "}}";
 }
 std::string WhatIsWrong(const std::string& text) {
   auto list = ParseConflist(text, "a.conflist");
@@ -49,22 +49,29 @@ TEST(Conflist, ErrorsNameFileAndKey) {
   EXPECT_THAT(WhatIsWrong(R"({"cniVersion":"1.0.0","name":"x"})"), HasSubstr("a.conflist: plugins: missing"));
   EXPECT_THAT(WhatIsWrong(R"({"cniVersion":"1.0.0","name":"x","plugins":[]})"), HasSubstr("plugins: at least one"));
   EXPECT_THAT(WhatIsWrong(R"({"cniVersion":"2.0.0","name":"x","plugins":[]})"), HasSubstr("'2.0.0' is not supported"));
-  EXPECT_THAT(WhatIsWrong(R"({"cniVersion":1,"name":"x","plugins":[]})"), HasSubstr("cniVersion: expected string, got number"));
+  EXPECT_THAT(WhatIsWrong(R"({"cniVersion":1,"name":"x","plugins":[]})"),
+              HasSubstr("cniVersion: expected string, got number"));
   EXPECT_THAT(WhatIsWrong(R"({"cniVersion":"1.0.0","name":"-x","plugins":[{"type":"a"}]})"), HasSubstr("name: '-x'"));
   EXPECT_THAT(WhatIsWrong(List("7")), HasSubstr("a.conflist: plugins[0]: expected object"));
   EXPECT_THAT(WhatIsWrong(List("{}")), HasSubstr("plugins[0].type: missing"));
   EXPECT_THAT(WhatIsWrong(List(R"({"type":"../x"})")), HasSubstr("plugins[0].type: '../x'"));
   EXPECT_THAT(WhatIsWrong(List(R"({"type":"x","prevResult":{}})")), HasSubstr("plugins[0].prevResult: reserved"));
-  EXPECT_THAT(WhatIsWrong(List(Bridge(R"("mtu":"big")"))), HasSubstr("a.conflist: plugins[0].mtu: expected integer, got string"));
+  EXPECT_THAT(WhatIsWrong(List(Bridge(R"("mtu":"big")"))),
+              HasSubstr("a.conflist: plugins[0].mtu: expected integer, got string"));
   EXPECT_THAT(WhatIsWrong(List(Bridge(R"("mtu":70000)"))), HasSubstr("plugins[0].mtu: must be 0 to 65535"));
-  EXPECT_THAT(WhatIsWrong(List(Bridge(R"("ipMasq":"yes")"))), HasSubstr("plugins[0].ipMasq: expected boolean, got string"));
+  EXPECT_THAT(WhatIsWrong(List(Bridge(R"("ipMasq":"yes")"))),
+              HasSubstr("plugins[0].ipMasq: expected boolean, got string"));
   EXPECT_THAT(WhatIsWrong(List(R"({"type":"bridge","bridge":"much-too-long-name","ipam":{"type":"host-local"}})")),
               HasSubstr("plugins[0].bridge"));
-  EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("subnet":"10.1.0.1/16")"))), HasSubstr("ipam.subnet: '10.1.0.1/16' has host bits"));
-  EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("subnet":"10.1.0.0/31")"))), HasSubstr("ipam.subnet: 10.1.0.0/31 is too small"));
-  EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("subnet":"10.1.0.0/16","gateway":"10.2.0.1")"))), HasSubstr("ipam.gateway"));
+  EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("subnet":"10.1.0.1/16")"))),
+              HasSubstr("ipam.subnet: '10.1.0.1/16' has host bits"));
+  EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("subnet":"10.1.0.0/31")"))),
+              HasSubstr("ipam.subnet: 10.1.0.0/31 is too small"));
+  EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("subnet":"10.1.0.0/16","gateway":"10.2.0.1")"))),
+              HasSubstr("ipam.gateway"));
   EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("routes":[])"))), HasSubstr("'subnet' or 'ranges' is needed"));
-  EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("subnet":"10.1.0.0/16","routes":[{"dst":"x"}])"))), HasSubstr("ipam.routes[0].dst"));
+  EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("subnet":"10.1.0.0/16","routes":[{"dst":"x"}])"))),
+              HasSubstr("ipam.routes[0].dst"));
   EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("ranges":[[{"subnet":"10.1.0.0/16"}],[{"subnet":"10.1.1.0/24"}]])"))),
               HasSubstr("ipam.ranges[1]: overlaps"));
   EXPECT_THAT(WhatIsWrong(List(Bridge("", R"("ranges":[[{"subnet":"10.1.0.0/16"},{"subnet":"fd00::/64"}]])"))),
@@ -75,14 +82,16 @@ TEST(Conflist, ErrorsNameFileAndKey) {
 }
 
 TEST(Conflist, ChoosesTheNewestVersionItSpeaks) {
-  auto list = ParseConflist(R"({"cniVersion":"0.4.0","cniVersions":["1.0.0","9.0.0","0.3.1"],"name":"n","plugins":[{"type":"x"}]})", "f");
+  auto list = ParseConflist(
+      R"({"cniVersion":"0.4.0","cniVersions":["1.0.0","9.0.0","0.3.1"],"name":"n","plugins":[{"type":"x"}]})", "f");
   ASSERT_TRUE(list) << list.error().what;
   EXPECT_EQ(list->version, "1.0.0");
 }
 
 TEST(Conflist, ASinglePluginIsAListOfOne) {
   auto list = ParseConflist(R"({"cniVersion":"0.3.1","name":"n","type":"bridge","isGateway":true,
-                               "ipam":{"type":"host-local","subnet":"10.1.0.0/16"}})", "f.conf");
+                               "ipam":{"type":"host-local","subnet":"10.1.0.0/16"}})",
+                            "f.conf");
   ASSERT_TRUE(list) << list.error().what;
   EXPECT_TRUE(list->native());
   EXPECT_EQ(list->bridge()->bridge, "cni0");

@@ -12,10 +12,20 @@ constexpr int kBusyRetries = 5;  // a program that is just being replaced (ETXTB
 
 Code CodeOf(int64_t plugin_code) {
   switch (plugin_code) {
-    case 1: case 2: case 4: case 6: case 7: return Code::kFailedPrecondition;
-    case 3: return Code::kNotFound;
-    case 11: case 50: case 51: return Code::kUnavailable;
-    default: return Code::kInternal;
+    case 1:
+    case 2:
+    case 4:
+    case 6:
+    case 7:
+      return Code::kFailedPrecondition;
+    case 3:
+      return Code::kNotFound;
+    case 11:
+    case 50:
+    case 51:
+      return Code::kUnavailable;
+    default:
+      return Code::kInternal;
   }
 }
 
@@ -69,8 +79,9 @@ std::string KubernetesArgs(const PodId& pod, const std::string& name, const std:
     std::erase_if(v, [](char c) { return c == ';' || c == '=' || c == '\n'; });
     return v;
   };
-  return fmt::format("IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
-                     clean(name_space), clean(name), pod, clean(uid));
+  return fmt::format(
+      "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
+      clean(name_space), clean(name), pod, clean(uid));
 }
 
 Result<std::string> RunPlugin(const PluginCall& call, const Deadline& until) {

@@ -19,10 +19,11 @@ TEST(Result, WritesEachVersionAsItIs) {
   r.ips = {{"10.0.0.2/24", "10.0.0.1", 0}, {"fd00::2/64", "", 0}};
   r.routes = {{.dst = "0.0.0.0/0", .gw = "10.0.0.1", .mtu = 1300}};
   r.dns.nameservers = {"10.0.0.53"};
-  EXPECT_EQ(ResultJson(r, "1.1.0"),
-            R"({"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mac":"0a:58:00:00:00:01","mtu":1400,"sandbox":"/ns"}],)"
-            R"("ips":[{"interface":0,"address":"10.0.0.2/24","gateway":"10.0.0.1"},{"interface":0,"address":"fd00::2/64"}],)"
-            R"("routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1","mtu":1300}],"dns":{"nameservers":["10.0.0.53"]}})");
+  EXPECT_EQ(
+      ResultJson(r, "1.1.0"),
+      R"({"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mac":"0a:58:00:00:00:01","mtu":1400,"sandbox":"/ns"}],)"
+      R"("ips":[{"interface":0,"address":"10.0.0.2/24","gateway":"10.0.0.1"},{"interface":0,"address":"fd00::2/64"}],)"
+      R"("routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1","mtu":1300}],"dns":{"nameservers":["10.0.0.53"]}})");
   std::string old = ResultJson(r, "0.4.0");
   EXPECT_THAT(old, HasSubstr(R"({"version":"6","interface":0,"address":"fd00::2/64"})"));
   EXPECT_THAT(old, testing::Not(HasSubstr("mtu")));
@@ -53,8 +54,15 @@ class Exec : public testing::Test {
     chmod((dirs_[1] + "/p").c_str(), 0755);
   }
   PluginCall Call() {
-    PluginCall call{.command = "ADD", .type = "p", .network = "net", .version = "1.0.0", .container = "c1",
-                    .netns_path = "/ns", .interface = "eth0", .args = "A=1", .prev_result = R"({"cniVersion":"1.0.0"})",
+    PluginCall call{.command = "ADD",
+                    .type = "p",
+                    .network = "net",
+                    .version = "1.0.0",
+                    .container = "c1",
+                    .netns_path = "/ns",
+                    .interface = "eth0",
+                    .args = "A=1",
+                    .prev_result = R"({"cniVersion":"1.0.0"})",
                     .dirs = dirs_};
     call.config = {{"type", "p"}, {"key", 7}};
     call.runtime_config = {{"portMappings", json::Array{}}};

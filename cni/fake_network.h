@@ -1,8 +1,8 @@
 #pragma once
 // A network in memory, for tests of what stands above the seam. Passes network_contract.h like the native one.
 //
-// Addresses are 10.99.0.2, .3, ... and never used twice. Every call is recorded in `calls` ("attach <pod>"). Thread-safe;
-// the public members may be changed between calls.
+// Addresses are 10.99.0.2, .3, ... and never used twice. Every call is recorded in `calls` ("attach <pod>").
+// Thread-safe; the public members may be changed between calls.
 #include <mutex>
 #include <set>
 #include <string>
@@ -49,10 +49,9 @@ class FakeNetwork : public Network {
                    .mac = fmt::format("0a:58:0a:63:{:02x}:{:02x}", n >> 8, n & 255),
                    .host_interface = "veth" + a.pod.str().substr(0, 8)};
     r.addresses.push_back({fmt::format("10.99.{}.{}/16", n >> 8, n & 255), "10.99.0.1"});
-    r.result_json = fmt::format(
-        R"({{"cniVersion":"1.1.0","interfaces":[{{"name":"{0}","mac":"{1}","sandbox":"{2}"}}],)"
-        R"("ips":[{{"interface":0,"address":"{3}","gateway":"10.99.0.1"}}]}})",
-        r.interface, r.mac, a.netns_path, r.addresses[0].cidr);
+    r.result_json = fmt::format(R"({{"cniVersion":"1.1.0","interfaces":[{{"name":"{0}","mac":"{1}","sandbox":"{2}"}}],)"
+                                R"("ips":[{{"interface":0,"address":"{3}","gateway":"10.99.0.1"}}]}})",
+                                r.interface, r.mac, a.netns_path, r.addresses[0].cidr);
     attached_[a.pod] = {r, std::move(ports)};
     return r;
   }
@@ -80,8 +79,8 @@ class FakeNetwork : public Network {
     std::lock_guard lock(mutex_);
     auto it = attached_.find(pod);
     if (it == attached_.end()) return Err(Code::kNotFound, "pod {}: not attached to a network", pod);
-    return InterfaceStats{.name = it->second.result.interface, .rx_bytes = 100, .rx_packets = 2, .tx_bytes = 50,
-                          .tx_packets = 1};
+    return InterfaceStats{
+        .name = it->second.result.interface, .rx_bytes = 100, .rx_packets = 2, .tx_bytes = 50, .tx_packets = 1};
   }
 
   std::vector<PodId> attached() {

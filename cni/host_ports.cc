@@ -45,8 +45,8 @@ Result<unique_fd> Bind(const PortMapping& p, const Ip& ip) {
   memcpy(ip.family == 4 ? static_cast<void*>(&four.sin_addr) : &six.sin6_addr, bytes.data(), bytes.size());
   auto* address = ip.family == 4 ? reinterpret_cast<sockaddr*>(&four) : reinterpret_cast<sockaddr*>(&six);
   socklen_t length = ip.family == 4 ? sizeof four : sizeof six;
-  // Listening is what makes a clash certain in both directions; afterwards the socket keeps the port without listening, so
-  // that connections which are not translated are refused instead of hanging.
+  // Listening is what makes a clash certain in both directions; afterwards the socket keeps the port without listening,
+  // so that connections which are not translated are refused instead of hanging.
   bool ok = bind(fd.get(), address, length) == 0 && (udp || listen(fd.get(), 0) == 0);
   if (!ok) {
     if (errno == EADDRINUSE) return Err(Code::kConflict, "{}: taken by another program on {}", Where(p), ip.Text());

@@ -1,8 +1,8 @@
 #pragma once
-// Reservation of host ports: a bound socket per port, so that a program on the host cannot take what is published, and what
-// a program has is not shadowed by a pod. Nothing is ever received on them: the address is translated before, and what is
-// not (to [::1]) is refused as if nobody listened. The kernel frees them with the process; they are bound again from the
-// ledger when it returns.
+// Reservation of host ports: a bound socket per port, so that a program on the host cannot take what is published, and
+// what a program has is not shadowed by a pod. Nothing is ever received on them: the address is translated before, and
+// what is not (to [::1]) is refused as if nobody listened. The kernel frees them with the process; they are bound again
+// from the ledger when it returns.
 #include <mutex>
 #include <string>
 #include <unordered_map>

@@ -40,10 +40,8 @@ Result<Ip> ParseIp(std::string_view text) {
   unsigned char buffer[16];
   std::string copy(text);
   if (copy.size() == text.size() && copy.find('\0') == std::string::npos) {
-    if (inet_pton(AF_INET, copy.c_str(), buffer) == 1)
-      return IpFromBytes({reinterpret_cast<char*>(buffer), 4});
-    if (inet_pton(AF_INET6, copy.c_str(), buffer) == 1)
-      return IpFromBytes({reinterpret_cast<char*>(buffer), 16});
+    if (inet_pton(AF_INET, copy.c_str(), buffer) == 1) return IpFromBytes({reinterpret_cast<char*>(buffer), 4});
+    if (inet_pton(AF_INET6, copy.c_str(), buffer) == 1) return IpFromBytes({reinterpret_cast<char*>(buffer), 16});
   }
   return Err(Code::kInvalidArgument, "'{}' is not an IP address", text);
 }

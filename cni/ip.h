@@ -14,8 +14,8 @@ namespace berth::cni {
 using Uint128 = unsigned __int128;
 
 struct Ip {
-  int family = 4;      // 4 or 6
-  Uint128 value = 0;   // host order; the low 32 bits for IPv4
+  int family = 4;     // 4 or 6
+  Uint128 value = 0;  // host order; the low 32 bits for IPv4
   auto operator<=>(const Ip&) const = default;
   int bits() const { return family == 4 ? 32 : 128; }
   std::string Bytes() const;  // network order, 4 or 16 bytes
@@ -28,11 +28,11 @@ Result<Ip> ParseIp(std::string_view text);
 Ip IpFromBytes(std::string_view bytes);  // 4 or 16 bytes
 
 struct Subnet {
-  Ip base;             // host bits are zero
+  Ip base;  // host bits are zero
   int prefix = 0;
   auto operator<=>(const Subnet&) const = default;
   bool Contains(const Ip& ip) const;
-  Ip Last() const;     // highest address
+  Ip Last() const;  // highest address
   std::string Text() const;
 };
 

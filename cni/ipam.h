@@ -9,9 +9,9 @@
 
 namespace berth::cni {
 
-struct Range {         // of host-local, defaults filled in
+struct Range {  // of host-local, defaults filled in
   Subnet subnet;
-  Ip start, end;       // inclusive
+  Ip start, end;  // inclusive
   Ip gateway;
   bool Has(const Ip& ip) const { return ip.family == start.family && start <= ip && ip <= end; }
   bool operator==(const Range&) const = default;
@@ -30,11 +30,11 @@ class Gaps {
  private:
   struct Span {
     Uint128 end;
-    size_t range;                  // gaps of neighbouring ranges never merge
+    size_t range;  // gaps of neighbouring ranges never merge
   };
   void Carve(std::map<Uint128, Span>::iterator it, Uint128 at);
   RangeSet set_;
-  std::map<Uint128, Span> free_;   // start -> inclusive end; one family per set
+  std::map<Uint128, Span> free_;  // start -> inclusive end; one family per set
 };
 
 // The range of the set an address lies in, or null.

@@ -39,7 +39,8 @@ TEST(Gaps, TakesTheRangesOfASetInTheirOrder) {
                MakeRange("10.1.0.0/24", "10.1.0.10", "10.1.0.11", "10.1.0.1")};
   Gaps gaps(set);
   std::optional<Ip> last;
-  for (const char* want : {"10.9.0.10", "10.9.0.11", "10.1.0.10", "10.1.0.11", "full"}) EXPECT_EQ(Next(gaps, last), want);
+  for (const char* want : {"10.9.0.10", "10.9.0.11", "10.1.0.10", "10.1.0.11", "full"})
+    EXPECT_EQ(Next(gaps, last), want);
   gaps.Free(*ParseIp("10.9.0.10"));
   EXPECT_EQ(Next(gaps, last), "10.9.0.10");
 }
@@ -59,7 +60,8 @@ TEST(Gaps, MergeSoThatTheirNumberStaysSmall) {
 
 TEST(Ip, ParsesAndRefuses) {
   EXPECT_EQ(ParseIp("fd00::0:1")->Text(), "fd00::1");
-  for (const char* bad : {"", "10.0.0", "10.0.0.256", "x", "fd00::1%eth0", "10.0.0.1/8"}) EXPECT_FALSE(ParseIp(bad)) << bad;
+  for (const char* bad : {"", "10.0.0", "10.0.0.256", "x", "fd00::1%eth0", "10.0.0.1/8"})
+    EXPECT_FALSE(ParseIp(bad)) << bad;
   EXPECT_EQ(ParseSubnet("10.1.2.0/24")->Last().Text(), "10.1.2.255");
   EXPECT_EQ(ParseSubnet("::/0")->Last().Text(), "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
   EXPECT_TRUE(ParseSubnet("0.0.0.0/0")->Contains(*ParseIp("255.255.255.255")));

@@ -80,12 +80,12 @@ bool Keeper::TablesDeleted() {
   }
 }
 
-void Keeper::ReapDue(bool all) {
+void Keeper::ReapDue() {
   std::vector<Doomed> due;
   {
     std::lock_guard lock(mutex_);
     auto now = std::chrono::steady_clock::now();
-    auto rest = std::partition(doomed_.begin(), doomed_.end(), [&](const Doomed& d) { return !all && d.at > now; });
+    auto rest = std::partition(doomed_.begin(), doomed_.end(), [&](const Doomed& d) { return d.at > now; });
     due.assign(rest, doomed_.end());
     doomed_.erase(rest, doomed_.end());
   }
@@ -97,7 +97,8 @@ void Keeper::ReapDue(bool all) {
   for (const Doomed& d : due)
     if (auto link = netlink::FindLink(**socket, d.link, until); link && link->alias == d.alias && link->master == 0)
       indexes.push_back(link->index);
-  if (auto done = netlink::DeleteLinks(**socket, indexes, until); !done) log::Warn("link.delete_failed", {{"error", done.error()}});
+  if (auto done = netlink::DeleteLinks(**socket, indexes, until); !done)
+    log::Warn("link.delete_failed", {{"error", done.error()}});
 }
 
 void Keeper::Loop(std::stop_token stop) {
@@ -128,7 +129,7 @@ void Keeper::Loop(std::stop_token stop) {
     if (!udp.empty())
       if (auto flushed = nft::FlushUdp(udp, Deadline::After(kWork)); !flushed)
         log::Warn("conntrack.flush_failed", {{"error", flushed.error()}});
-    ReapDue(false);
+    ReapDue();
   }
 }
 

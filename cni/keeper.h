@@ -1,7 +1,6 @@
 #pragma once
-// What happens beside the requests: one thread that puts our tables back when somebody flushed the ruleset, removes links
-// whose namespace outlived their pod, and clears UDP flows of published ports.
-#include <condition_variable>
+// What happens beside the requests: one thread that puts our tables back when somebody flushed the ruleset, removes
+// links whose namespace outlived their pod, and clears UDP flows of published ports.
 #include <mutex>
 #include <string>
 #include <thread>
@@ -20,8 +19,8 @@ class Keeper {
   ~Keeper();
   Result<void> Start();
 
-  // The link is unplugged; should it still be there after a while (a namespace that lives on), it is deleted, provided its
-  // alias is still this one.
+  // The link is unplugged; should it still be there after a while (a namespace that lives on), it is deleted, provided
+  // its alias is still this one.
   void Reap(std::string link, std::string alias);
   void FlushUdp(std::vector<nft::PublishedPort> ports);  // others than UDP are passed over
 
@@ -32,13 +31,13 @@ class Keeper {
   };
   void Loop(std::stop_token stop);
   bool TablesDeleted();
-  void ReapDue(bool all);
+  void ReapDue();
   void Wake();
 
   nft::Ruleset& ruleset_;
   netlink::SocketPool& sockets_;
   const std::string table_;
-  unique_fd events_;    // nfnetlink, group NFNLGRP_NFTABLES
+  unique_fd events_;  // nfnetlink, group NFNLGRP_NFTABLES
   unique_fd wake_;
   std::mutex mutex_;
   std::vector<Doomed> doomed_;

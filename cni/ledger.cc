@@ -50,29 +50,33 @@ Result<void> Ledger::Load() {
   };
   TRY(db_.Each("SELECT name, spec FROM cni_networks", [&](const Db::Row& r) {
     auto spec = json::Parse<NetworkRow>(r.Text(1), "cni_networks." + r.Text(0));
-    if (spec) networks_[r.Text(0)] = *spec;
-    else if (!bad) bad = spec.error();
+    if (spec)
+      networks_[r.Text(0)] = *spec;
+    else if (!bad)
+      bad = spec.error();
   }));
-  TRY(db_.Each("SELECT pod, network, interface, bridge, link, netns, netns_inode, name, namespace, uid, native_ports, conflist, "
-               "result FROM cni_attachments",
-               [&](const Db::Row& r) {
-                 auto row = std::make_shared<AttachmentRow>();
-                 row->pod = PodId(r.Text(0));
-                 row->network = r.Text(1), row->interface = r.Text(2), row->bridge = r.Text(3), row->link = r.Text(4);
-                 row->netns_path = r.Text(5), row->netns_inode = r.Int(6);
-                 row->name = r.Text(7), row->name_space = r.Text(8), row->uid = r.Text(9);
-                 row->native_ports = r.Int(10) != 0, row->conflist = r.Text(11), row->result = r.Text(12);
-                 rows[row->pod] = row;
-               }));
-  TRY(db_.Each("SELECT network, address, prefix, gateway, range_set, pod FROM cni_leases ORDER BY range_set",
-               [&](const Db::Row& r) {
-                 auto it = rows.find(PodId(r.Text(5)));
-                 if (it == rows.end()) return;
-                 Lease lease{address(r.Text(1)), static_cast<int>(r.Int(2)), std::nullopt, static_cast<size_t>(r.Int(4))};
-                 if (std::string gw = r.Text(3); !gw.empty()) lease.gateway = address(gw);
-                 it->second->leases.push_back(lease);
-                 leases_[{r.Text(0), lease.ip}] = it->first;
-               }));
+  TRY(db_.Each(
+      "SELECT pod, network, interface, bridge, link, netns, netns_inode, name, namespace, uid, native_ports, conflist, "
+      "result FROM cni_attachments",
+      [&](const Db::Row& r) {
+        auto row = std::make_shared<AttachmentRow>();
+        row->pod = PodId(r.Text(0));
+        row->network = r.Text(1), row->interface = r.Text(2), row->bridge = r.Text(3), row->link = r.Text(4);
+        row->netns_path = r.Text(5), row->netns_inode = r.Int(6);
+        row->name = r.Text(7), row->name_space = r.Text(8), row->uid = r.Text(9);
+        row->native_ports = r.Int(10) != 0, row->conflist = r.Text(11), row->result = r.Text(12);
+        rows[row->pod] = row;
+      }));
+  TRY(db_.Each(
+      "SELECT network, address, prefix, gateway, range_set, pod FROM cni_leases ORDER BY range_set",
+      [&](const Db::Row& r) {
+        auto it = rows.find(PodId(r.Text(5)));
+        if (it == rows.end()) return;
+        Lease lease{address(r.Text(1)), static_cast<int>(r.Int(2)), std::nullopt, static_cast<size_t>(r.Int(4))};
+        if (std::string gw = r.Text(3); !gw.empty()) lease.gateway = address(gw);
+        it->second->leases.push_back(lease);
+        leases_[{r.Text(0), lease.ip}] = it->first;
+      }));
   TRY(db_.Each("SELECT protocol, host_port, host_ip, container_port, pod FROM cni_ports", [&](const Db::Row& r) {
     auto it = rows.find(PodId(r.Text(4)));
     if (it == rows.end()) return;
@@ -97,8 +101,10 @@ Ledger::Pool& Ledger::PoolOf(const std::string& network, size_t index, const Ran
   auto it = pools_.find(key);
   if (it != pools_.end() && it->second.set == set) return it->second;
   Pool pool{set, Gaps(set), std::nullopt};
-  if (it != pools_.end()) pool.last = it->second.last;
-  else if (auto c = cursors_.find(key); c != cursors_.end()) pool.last = c->second;
+  if (it != pools_.end())
+    pool.last = it->second.last;
+  else if (auto c = cursors_.find(key); c != cursors_.end())
+    pool.last = c->second;
   for (auto l = leases_.lower_bound({network, Ip{}}); l != leases_.end() && l->first.first == network; ++l)
     pool.gaps.TakeExactly(l->first.second);
   return pools_.insert_or_assign(key, std::move(pool)).first->second;
@@ -122,7 +128,8 @@ void Ledger::Forget(const AttachmentRow& row) {
     if (it == leases_.end() || it->second != row.pod) continue;
     leases_.erase(it);
     // All sets of the network: the configuration may have moved the range to another index meanwhile.
-    for (auto pool = pools_.lower_bound({row.network, 0}); pool != pools_.end() && pool->first.first == row.network; ++pool)
+    for (auto pool = pools_.lower_bound({row.network, 0}); pool != pools_.end() && pool->first.first == row.network;
+         ++pool)
       pool->second.gaps.Free(l.ip);
   }
   for (const PortMapping& p : row.ports) {
@@ -168,15 +175,17 @@ Result<AttachmentPtr> Ledger::Insert(AttachmentRow row, const std::vector<RangeS
   }
   const AttachmentRow& r = *made;
   auto written = Commit(r, [&](Db::Txn& t) -> Result<void> {
-    TRY(t.Exec("INSERT INTO cni_attachments(pod, network, interface, bridge, link, netns, netns_inode, name, namespace, uid, "
-               "native_ports, conflist, result) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
-               r.pod.str(), r.network, r.interface, r.bridge, r.link, r.netns_path, r.netns_inode, r.name, r.name_space, r.uid,
-               r.native_ports, r.conflist, r.result));
+    TRY(t.Exec(
+        "INSERT INTO cni_attachments(pod, network, interface, bridge, link, netns, netns_inode, name, namespace, uid, "
+        "native_ports, conflist, result) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        r.pod.str(), r.network, r.interface, r.bridge, r.link, r.netns_path, r.netns_inode, r.name, r.name_space, r.uid,
+        r.native_ports, r.conflist, r.result));
     for (const Lease& l : r.leases) {
       std::string ip = l.ip.Text();
       TRY(t.Exec("INSERT INTO cni_leases(network, address, prefix, gateway, range_set, pod) VALUES(?,?,?,?,?,?)",
                  r.network, ip, l.prefix, l.gateway ? l.gateway->Text() : std::string(), l.set, r.pod.str()));
-      TRY(t.Exec("INSERT OR REPLACE INTO cni_cursors(network, range_set, address) VALUES(?,?,?)", r.network, l.set, ip));
+      TRY(t.Exec("INSERT OR REPLACE INTO cni_cursors(network, range_set, address) VALUES(?,?,?)", r.network, l.set,
+                 ip));
     }
     for (const PortMapping& p : r.ports)
       TRY(t.Exec("INSERT INTO cni_ports(protocol, host_port, host_ip, container_port, pod) VALUES(?,?,?,?,?)",
@@ -201,10 +210,13 @@ Result<void> Ledger::SetResult(const PodId& pod, std::string result, std::string
   }
   row->result = std::move(result);
   if (row->link.empty()) row->link = std::move(link);
-  TRY_CTX(Commit(*row, [&](Db::Txn& t) -> Result<void> {
-    TRY(t.Exec("UPDATE cni_attachments SET result = ?, link = ? WHERE pod = ?", row->result, row->link, pod.str()));
-    return {};
-  }), "network ledger");
+  TRY_CTX(Commit(*row,
+                 [&](Db::Txn& t) -> Result<void> {
+                   TRY(t.Exec("UPDATE cni_attachments SET result = ?, link = ? WHERE pod = ?", row->result, row->link,
+                              pod.str()));
+                   return {};
+                 }),
+          "network ledger");
   std::lock_guard lock(mutex_);
   if (!row->link.empty()) links_[row->link] = pod;
   pods_[pod] = row;
@@ -222,7 +234,8 @@ Result<void> Ledger::Remove(const PodId& pod) {
       TRY(t.Exec("DELETE FROM cni_ports WHERE protocol = ? AND host_port = ? AND host_ip = ?", p.protocol, p.host_port,
                  p.host_ip));
     return {};
-  }), "network ledger");
+  }),
+          "network ledger");
   std::lock_guard lock(mutex_);
   Forget(*row);
   return {};
@@ -272,7 +285,8 @@ Result<void> Ledger::DropUnused(const std::string& keep) {
     for (const char* table : {"cni_leases", "cni_ports"})
       TRY(t.Exec(fmt::format("DELETE FROM {} WHERE pod NOT IN (SELECT pod FROM cni_attachments)", table)));
     return {};
-  }), "network ledger");
+  }),
+          "network ledger");
   std::vector<std::string> unused;
   {
     std::lock_guard lock(mutex_);

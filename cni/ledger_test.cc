@@ -23,12 +23,18 @@ class LedgerTest : public testing::Test {
     return {{*ParseSubnet(subnet), *ParseIp(start), *ParseIp(end), *ParseIp(gateway)}};
   }
   Result<AttachmentPtr> Insert(const std::string& id, std::vector<PortMapping> ports = {}) {
-    return ledger_->Insert({.pod = PodId(id), .network = "n", .interface = "eth0", .link = "veth" + id,
-                            .native_ports = true, .ports = std::move(ports)}, sets_);
+    return ledger_->Insert({.pod = PodId(id),
+                            .network = "n",
+                            .interface = "eth0",
+                            .link = "veth" + id,
+                            .native_ports = true,
+                            .ports = std::move(ports)},
+                           sets_);
   }
   std::unique_ptr<Db> db_;
   std::unique_ptr<Ledger> ledger_;
-  std::vector<RangeSet> sets_{Set("10.0.0.0/24", "10.0.0.1", "10.0.0.5", "10.0.0.1"), Set("fd00::/64", "fd00::1", "fd00::5", "fd00::1")};
+  std::vector<RangeSet> sets_{Set("10.0.0.0/24", "10.0.0.1", "10.0.0.5", "10.0.0.1"),
+                              Set("fd00::/64", "fd00::1", "fd00::5", "fd00::1")};
 };
 
 TEST_F(LedgerTest, KeepsEverythingOverARestart) {
@@ -105,7 +111,9 @@ TEST(AttachPlan, ChecksTheRequest) {
   EXPECT_THAT(wrong({.host_port = 1, .container_port = 0}), HasSubstr("ports[0].container_port"));
   EXPECT_THAT(wrong({.host_port = 1, .container_port = 1, .host_ip = "here"}), HasSubstr("ports[0].host_ip"));
   EXPECT_THAT(wrong({.host_port = 1, .container_port = 1, .host_ip = "::1"}), HasSubstr("127.0.0.1"));
-  EXPECT_EQ((*WantedPorts({{.protocol = "TCP", .host_port = 1, .container_port = 1, .host_ip = "fd00:0::1"}}))[0].host_ip, "fd00::1");
+  EXPECT_EQ(
+      (*WantedPorts({{.protocol = "TCP", .host_port = 1, .container_port = 1, .host_ip = "fd00:0::1"}}))[0].host_ip,
+      "fd00::1");
   Attachment a{.pod = PodId("ok"), .netns = 3, .netlink = 4};
   EXPECT_TRUE(CheckAttachment(a));
   a.interface = "much-too-long-name";

@@ -29,15 +29,15 @@ uint64_t InodeOf(const std::string& path) {
   return !path.empty() && stat(path.c_str(), &st) == 0 ? st.st_ino : 0;
 }
 
-// With bridged frames going through the IP hooks, a pod's way to itself by a published port comes back by the same port.
+// With bridged frames going through the IP hooks, a pod's way to itself by a published port comes back by the same
+// port.
 bool Hairpin(const BridgeConfig& config) {
   return config.hairpin || netlink::GetSysctl("net/bridge/bridge-nf-call-iptables") == "1";
 }
 
 class NativeNetwork : public Network {
  public:
-  explicit NativeNetwork(const Options& options)
-      : options_(options), config_(options), sockets_(NETLINK_ROUTE) {}
+  explicit NativeNetwork(const Options& options) : options_(options), config_(options), sockets_(NETLINK_ROUTE) {}
 
   Result<void> Open(Db& db) {
     ledger_ = TRY(Ledger::Open(db));
@@ -60,17 +60,25 @@ class NativeNetwork : public Network {
 
  private:
   using ListPtr = std::shared_ptr<const NetworkList>;
-  struct ReadyBridge {              // of the current configuration
+  struct ReadyBridge {  // of the current configuration
     ListPtr list;
     netlink::Link link;
     int mtu = 0;
   };
   nft::Contents Contents();
+  // Between the removal of a pod's elements and that of its row, a rebuild of the sets must not bring them back.
+  void Leaving(const PodId& pod, bool begins) {
+    std::lock_guard lock(leaving_mutex_);
+    if (begins)
+      leaving_.insert(pod);
+    else
+      leaving_.erase(pod);
+  }
   Result<void> Hold(const AttachmentRow& row);
   // Bridge, sysctls and sets as the list wants them; remembered until the list changes or `again`.
   Result<ReadyBridge> EnsureBridge(const ListPtr& list, bool again, const Deadline& until);
-  Result<void> PlugIn(const Attachment& a, const ListPtr& list, const AttachmentRow& row, ReadyBridge& bridge, Undo& undo,
-                      const Deadline& until);
+  Result<void> PlugIn(const Attachment& a, const ListPtr& list, const AttachmentRow& row, ReadyBridge& bridge,
+                      Undo& undo, const Deadline& until);
   Result<void> ClearStaleLink(const AttachmentRow& row, const Deadline& until);
   PluginCall Call(const std::string& command, const NetworkList& list, const PluginStep& step, const AttachmentRow& row,
                   const std::string& prev_result);
@@ -86,13 +94,18 @@ class NativeNetwork : public Network {
   KeyedMutex pod_locks_;
   std::mutex bridge_mutex_;
   std::optional<ReadyBridge> ready_;
+  std::mutex leaving_mutex_;
+  std::unordered_set<PodId> leaving_;
   std::unique_ptr<Keeper> keeper_;  // last: its thread uses the others
 };
 
 nft::Contents NativeNetwork::Contents() {
   nft::Contents contents{.networks = ledger_->Networks()};
-  for (const AttachmentPtr& row : ledger_->All())
+  for (const AttachmentPtr& row : ledger_->All()) {
+    std::lock_guard lock(leaving_mutex_);
+    if (leaving_.contains(row->pod)) continue;
     for (nft::PublishedPort& p : nft::PortsOf(*row)) contents.ports.push_back(std::move(p));
+  }
   return contents;
 }
 
@@ -105,7 +118,10 @@ Result<NativeNetwork::ReadyBridge> NativeNetwork::EnsureBridge(const ListPtr& li
   std::lock_guard lock(bridge_mutex_);
   if (!again && ready_ && ready_->list == list) return *ready_;
   const BridgeConfig& config = *list->bridge();
-  NetworkRow row{.name = list->name, .bridge = config.bridge, .masquerade = config.ip_masq, .isolate = config.isolate,
+  NetworkRow row{.name = list->name,
+                 .bridge = config.bridge,
+                 .masquerade = config.ip_masq,
+                 .isolate = config.isolate,
                  .port_isolation = config.port_isolation};
   netlink::BridgeSpec spec{.name = config.bridge, .force_addresses = config.force_address};
   bool four = false, six = false;
@@ -119,10 +135,13 @@ Result<NativeNetwork::ReadyBridge> NativeNetwork::EnsureBridge(const ListPtr& li
         spec.addresses.push_back(gateway);
     }
   // Pods that were attached before the configuration changed keep their subnets in the sets.
+  std::vector<AttachmentPtr> pods = ledger_->All();
+  bool used = std::any_of(pods.begin(), pods.end(), [&](const AttachmentPtr& p) { return p->network == list->name; });
   for (const NetworkRow& old : ledger_->Networks())
-    if (old.name == row.name && old.bridge == row.bridge)
+    if (used && old.name == row.name && old.bridge == row.bridge)
       for (const std::string& subnet : old.subnets)
-        if (std::find(row.subnets.begin(), row.subnets.end(), subnet) == row.subnets.end()) row.subnets.push_back(subnet);
+        if (std::find(row.subnets.begin(), row.subnets.end(), subnet) == row.subnets.end())
+          row.subnets.push_back(subnet);
 
   TRY(ledger_->PutNetwork(row));
   auto socket = TRY(sockets_.Take());
@@ -139,7 +158,7 @@ Result<NativeNetwork::ReadyBridge> NativeNetwork::EnsureBridge(const ListPtr& li
   TRY_CTX(ruleset_->Sync(until), "network {}", list->name);
   // When the bridge had been deleted, the links of running pods lost their place on it.
   bool hairpin = Hairpin(config);
-  for (const AttachmentPtr& pod : ledger_->All())
+  for (const AttachmentPtr& pod : pods)
     if (pod->bridge == config.bridge)
       if (auto link = netlink::FindLink(*socket, pod->link, until); link && link->master != ready.link.index)
         TRY(netlink::PlugBack(*socket, pod->link, ready.link.index, hairpin, config.port_isolation, until));
@@ -158,12 +177,15 @@ Result<void> NativeNetwork::ClearStaleLink(const AttachmentRow& row, const Deadl
   return netlink::DeleteLinks(*socket, {link->index}, until);
 }
 
-Result<void> NativeNetwork::PlugIn(const Attachment& a, const ListPtr& list, const AttachmentRow& row, ReadyBridge& bridge,
-                                   Undo& undo, const Deadline& until) {
+Result<void> NativeNetwork::PlugIn(const Attachment& a, const ListPtr& list, const AttachmentRow& row,
+                                   ReadyBridge& bridge, Undo& undo, const Deadline& until) {
   const BridgeConfig& config = *list->bridge();
   netlink::Socket inside = netlink::Socket::Borrow(a.netlink);
-  netlink::VethSpec veth{.name = row.link, .alias = LinkAlias(options_.table, row.pod), .peer = row.interface,
-                         .netns = a.netns, .mac = MacFor(row)};
+  netlink::VethSpec veth{.name = row.link,
+                         .alias = LinkAlias(options_.table, row.pod),
+                         .peer = row.interface,
+                         .netns = a.netns,
+                         .mac = MacFor(row)};
   veth.hairpin = Hairpin(config);
   veth.isolated = config.port_isolation;
   int index = 0;
@@ -193,7 +215,8 @@ Result<void> NativeNetwork::PlugIn(const Attachment& a, const ListPtr& list, con
     auto socket = TRY(sockets_.Take());
     Deadline time = Deadline::After(kUndoTime);
     auto link = netlink::FindLink(*socket, name, time);
-    if (!link) return link.error().code == Code::kNotFound ? Result<void>() : Result<void>(std::unexpected(link.error()));
+    if (!link)
+      return link.error().code == Code::kNotFound ? Result<void>() : Result<void>(std::unexpected(link.error()));
     return netlink::DeleteLinks(*socket, {link->index}, time);
   });
   TRY(FailpointError("network.attach.veth"));
@@ -204,10 +227,17 @@ Result<void> NativeNetwork::PlugIn(const Attachment& a, const ListPtr& list, con
 
 PluginCall NativeNetwork::Call(const std::string& command, const NetworkList& list, const PluginStep& step,
                                const AttachmentRow& row, const std::string& prev_result) {
-  PluginCall call{.command = command, .type = step.type, .config = step.config, .network = list.name,
-                  .version = list.version, .container = row.pod.str(), .netns_path = row.netns_path,
-                  .interface = row.interface, .args = KubernetesArgs(row.pod, row.name, row.name_space, row.uid),
-                  .prev_result = prev_result, .dirs = options_.plugin_dirs};
+  PluginCall call{.command = command,
+                  .type = step.type,
+                  .config = step.config,
+                  .network = list.name,
+                  .version = list.version,
+                  .container = row.pod.str(),
+                  .netns_path = row.netns_path,
+                  .interface = row.interface,
+                  .args = KubernetesArgs(row.pod, row.name, row.name_space, row.uid),
+                  .prev_result = prev_result,
+                  .dirs = options_.plugin_dirs};
   // The path may name another namespace by now (a reused process number): then the plugin is told that ours is gone.
   if (command == "DEL" && InodeOf(row.netns_path) != row.netns_inode) call.netns_path.clear();
   if (step.capabilities.contains("portMappings") && !row.ports.empty()) {
@@ -251,8 +281,14 @@ Result<AttachResult> NativeNetwork::Attach(const Attachment& a, const Deadline& 
   const BridgeConfig* config = list->bridge();
   ReadyBridge bridge;
   if (config) bridge = TRY(EnsureBridge(list, false, until));
-  AttachmentRow wanted{.pod = a.pod, .network = list->name, .interface = a.interface, .netns_path = a.netns_path,
-                       .netns_inode = InodeOf(a.netns_path), .name = a.name, .name_space = a.name_space, .uid = a.uid,
+  AttachmentRow wanted{.pod = a.pod,
+                       .network = list->name,
+                       .interface = a.interface,
+                       .netns_path = a.netns_path,
+                       .netns_inode = InodeOf(a.netns_path),
+                       .name = a.name,
+                       .name_space = a.name_space,
+                       .uid = a.uid,
                        .ports = std::move(ports)};
   if (config) {
     wanted.bridge = config->bridge;
@@ -260,11 +296,11 @@ Result<AttachResult> NativeNetwork::Attach(const Attachment& a, const Deadline& 
       if (wanted.link = LinkName(a.pod, attempt); !ledger_->LinkTaken(wanted.link)) break;
     for (const PortMapping& p : wanted.ports) {
       auto host = ParseIp(p.host_ip);
-      bool has = !host || std::any_of(config->ipam.sets.begin(), config->ipam.sets.end(), [&](const RangeSet& s) {
-        return s[0].start.family == host->family;
-      });
+      bool has = !host || std::any_of(config->ipam.sets.begin(), config->ipam.sets.end(),
+                                      [&](const RangeSet& s) { return s[0].start.family == host->family; });
       if (!has)
-        return Err(Code::kInvalidArgument, "ports: host_ip {}: network {} has no IPv{}", p.host_ip, list->name, host->family);
+        return Err(Code::kInvalidArgument, "ports: host_ip {}: network {} has no IPv{}", p.host_ip, list->name,
+                   host->family);
     }
   }
   wanted.native_ports = std::any_of(list->plugins.begin(), list->plugins.end(),
@@ -272,12 +308,17 @@ Result<AttachResult> NativeNetwork::Attach(const Attachment& a, const Deadline& 
   if (!list->native()) {
     wanted.conflist = list->text;
     if (a.netns_path.empty())
-      return Err(Code::kInvalidArgument, "netns_path: network {} runs plugins as programs, which need a path", list->name);
+      return Err(Code::kInvalidArgument, "netns_path: network {} runs plugins as programs, which need a path",
+                 list->name);
   }
 
   Undo undo;
   AttachmentPtr row = TRY(ledger_->Insert(wanted, config ? config->ipam.sets : std::vector<RangeSet>()));
-  undo.Last("drop network ledger row", [&] { return ledger_->Remove(a.pod); });
+  undo.Last("drop network ledger row", [&] {
+    auto dropped = ledger_->Remove(a.pod);
+    Leaving(a.pod, false);
+    return dropped;
+  });
   TRY(FailpointError("network.attach.ledger"));
   if (!row->ports.empty()) {
     TRY(Hold(*row));
@@ -303,7 +344,8 @@ Result<AttachResult> NativeNetwork::Attach(const Attachment& a, const Deadline& 
       case PluginStep::Kind::kPortmap: {
         std::vector<nft::PublishedPort> published = nft::PortsOf(*row);
         if (published.empty()) break;
-        undo.Add("remove published ports", [this, published] {
+        undo.Add("remove published ports", [this, &a, published] {
+          Leaving(a.pod, true);
           return ruleset_->Unpublish(published, Deadline::After(kUndoTime));
         });
         TRY(ruleset_->Publish(published, until));
@@ -317,9 +359,8 @@ Result<AttachResult> NativeNetwork::Attach(const Attachment& a, const Deadline& 
           TRY(netlink::LoopbackUp(inside, until));
         }
         if (!std::exchange(undo_programs, true))  // a failed ADD is followed by a DEL of the whole list
-          undo.Add("run DEL of the plugins", [this, row, list] {
-            return DeletePrograms(*row, *list, Deadline::After(kUndoTime));
-          });
+          undo.Add("run DEL of the plugins",
+                   [this, row, list] { return DeletePrograms(*row, *list, Deadline::After(kUndoTime)); });
         previous = result.ips.empty() && result.interfaces.empty() ? "" : ResultJson(result, list->version);
         std::string out = TRY(RunPlugin(Call("ADD", *list, step, *row, previous), until));
         result = TRY(ParseResult(out, "cni plugin " + step.type + ": result"));
@@ -347,6 +388,12 @@ Result<void> NativeNetwork::DetachLocked(const AttachmentRow& row, const Deadlin
     auto list = ParseConflist(row.conflist, "network " + row.network);
     note(list ? DeletePrograms(row, *list, until) : Result<void>(std::unexpected(list.error())));
   }
+  struct Scope {
+    NativeNetwork& network;
+    const PodId& pod;
+    ~Scope() { network.Leaving(pod, false); }
+  } scope{*this, row.pod};
+  Leaving(row.pod, true);
   std::vector<nft::PublishedPort> published = nft::PortsOf(row);
   if (!published.empty()) {
     note(ruleset_->Unpublish(published, until));
@@ -405,9 +452,7 @@ Result<void> NativeNetwork::Collect(const std::vector<PodId>& live, const Deadli
 
 NetworkStatus NativeNetwork::Status() {
   auto loaded = config_.Current();
-  auto not_ready = [](std::string why) {
-    return NetworkStatus{false, "NetworkPluginNotReady", std::move(why)};
-  };
+  auto not_ready = [](std::string why) { return NetworkStatus{false, "NetworkPluginNotReady", std::move(why)}; };
   if (!loaded.list) return not_ready(loaded.message);
   for (const PluginStep& step : loaded.list->plugins)
     if (step.kind == PluginStep::Kind::kProgram)
@@ -423,13 +468,14 @@ Result<InterfaceStats> NativeNetwork::Stats(const PodId& pod) {
   AttachmentPtr row = ledger_->Find(pod);
   if (!row) return Err(Code::kNotFound, "pod {}: not attached to a network", pod);
   if (row->link.empty())
-    return Err(Code::kFailedPrecondition, "pod {}: network {} named no interface on the host to read", pod, row->network);
+    return Err(Code::kFailedPrecondition, "pod {}: network {} named no interface on the host to read", pod,
+               row->network);
   auto socket = TRY(sockets_.Take());
   netlink::Link link = TRY(netlink::FindLink(*socket, row->link, Deadline::After(kUndoTime)));
   const netlink::Counters& c = link.counters;
   // What the host's end sent is what the pod received.
-  return InterfaceStats{row->interface, c.tx_bytes, c.tx_packets, c.tx_errors, c.tx_dropped,
-                        c.rx_bytes,     c.rx_packets, c.rx_errors, c.rx_dropped};
+  return InterfaceStats{row->interface, c.tx_bytes,   c.tx_packets, c.tx_errors, c.tx_dropped,
+                        c.rx_bytes,     c.rx_packets, c.rx_errors,  c.rx_dropped};
 }
 
 }  // namespace

@@ -157,8 +157,8 @@ TYPED_TEST_P(NetworkContract, StatusIsReady) {
   EXPECT_TRUE(s.ready) << s.message;
 }
 
-REGISTER_TYPED_TEST_SUITE_P(NetworkContract, AttachGivesAddressAndResult, SecondAttachOfOnePodIsRefused, AddressesDiffer,
-                            DetachIsIdempotent, DetachWorksWithoutNamespace, TakenHostPortNamesThePod,
+REGISTER_TYPED_TEST_SUITE_P(NetworkContract, AttachGivesAddressAndResult, SecondAttachOfOnePodIsRefused,
+                            AddressesDiffer, DetachIsIdempotent, DetachWorksWithoutNamespace, TakenHostPortNamesThePod,
                             HostAddressesShareAPort, PortZeroPublishesNothing, BadInputIsNamed, CollectKeepsTheLiving,
                             StatusIsReady);
 

@@ -1,6 +1,7 @@
 // The native network against the kernel: who reaches whom, and what is left behind.
 #include <gmock/gmock.h>
 
+#include "cni/netlink/sysctl.h"
 #include "cni/network_contract.h"
 #include "cni/test_world.h"
 
@@ -64,14 +65,15 @@ TEST_F(NativeNetwork, ConfiguresThePodInOneGo) {
   EXPECT_THAT(addresses, HasSubstr("\"local\":\"" + V6(r) + "\",\"prefixlen\":64"));
   EXPECT_THAT(addresses, HasSubstr("\"address\":\"" + r.mac + "\""));
   EXPECT_THAT(addresses, testing::Not(HasSubstr("\"tentative\":true")));
-  EXPECT_THAT(InNs(pod.netns, [] { return Shell("ip route; ip -6 route"); }),
-              testing::AllOf(HasSubstr("default via 10.89.0.1 dev eth0"), HasSubstr("default via fd00:be27::1 dev eth0")));
+  EXPECT_THAT(
+      InNs(pod.netns, [] { return Shell("ip route; ip -6 route"); }),
+      testing::AllOf(HasSubstr("default via 10.89.0.1 dev eth0"), HasSubstr("default via fd00:be27::1 dev eth0")));
   EXPECT_THAT(InNs(pod.netns, [] { return Shell("ip -o link show lo"); }), HasSubstr("LOOPBACK,UP"));
   std::string host = Shell("ip -o link show " + r.host_interface);
   EXPECT_THAT(host, HasSubstr("master berth0"));
   EXPECT_THAT(host, HasSubstr("alias berth/berth/" + pod.pod.str()));
-  EXPECT_THAT(InNs(pod.netns, [&] { return Shell("busybox ping -c1 -W2 10.89.0.1 && busybox ping -c1 -W2 fd00:be27::1"); }),
-              testing::Not(HasSubstr("[exit")));
+  EXPECT_EQ(Ask(pod.netns, "10.89.0.1", 1), "refused");  // by the gateway, so it was reached
+  EXPECT_EQ(Ask(pod.netns, "fd00:be27::1", 1), "refused");
 }
 
 TEST_F(NativeNetwork, PodsReachEachOtherAndTheHost) {
@@ -93,7 +95,8 @@ class HostPorts : public NativeNetwork, public testing::WithParamInterface<const
 TEST_P(HostPorts, FromEverywhere) {
   int outside = world_.Outside();
   // With and without bridged frames passing through the IP hooks, as kube-proxy's documentation asks for.
-  Shell(fmt::format("sysctl -qw net.bridge.bridge-nf-call-iptables={0} net.bridge.bridge-nf-call-ip6tables={0}", GetParam()));
+  for (const char* name : {"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"})
+    if (!netlink::SetSysctl(name, GetParam()) && *GetParam() == '1') GTEST_SKIP() << "needs the module br_netfilter";
   auto a = world_.Pod({{.host_port = 8080, .container_port = 80},
                        {.protocol = "udp", .host_port = 8080, .container_port = 80},
                        {.host_port = 8081, .container_port = 80, .host_ip = "192.0.2.1"},
@@ -135,8 +138,10 @@ TEST_P(HostPorts, FromEverywhere) {
   EXPECT_EQ(Ask(outside, V6(ra), 80, false, 300), "timeout");
   // The host's own 127/8 stays the host's.
   Server local(world_.host(), "local", 6000, 4, "127.0.0.1");
-  InNs(b.netns, [] { Shell("sysctl -qw net.ipv4.conf.all.route_localnet=1 && ip addr del 127.0.0.1/8 dev lo && "
-                           "ip route add 127.0.0.0/8 via 10.89.0.1"); });
+  InNs(b.netns, [] {
+    netlink::SetSysctl("net/ipv4/conf/all/route_localnet", "1");
+    Shell("ip addr del 127.0.0.1/8 dev lo && ip route add 127.0.0.0/8 via 10.89.0.1");
+  });
   EXPECT_EQ(Ask(b.netns, "127.0.0.1", 6000, false, 300), "timeout");
   // Nothing is left when it goes.
   ASSERT_TRUE(world_.network().Detach(a.pod, Soon()).has_value());
@@ -227,14 +232,20 @@ TEST_F(NativeNetwork, OtherLinksInTheNamespaceDoNotDisturb) {
 TEST_F(NativeNetwork, FailureHalfWayLeavesNothing) {
   // IPv6 switched off inside makes the address step fail, after the links are made.
   auto pod = world_.Pod({{.host_port = 8091, .container_port = 80}});
-  InNs(pod.netns, [] { Shell("sysctl -qw net.ipv6.conf.default.disable_ipv6=1 net.ipv6.conf.all.disable_ipv6=1"); });
+  InNs(pod.netns, [] {
+    netlink::SetSysctl("net/ipv6/conf/default/disable_ipv6", "1");
+    netlink::SetSysctl("net/ipv6/conf/all/disable_ipv6", "1");
+  });
   auto r = world_.network().Attach(pod, Soon());
   ASSERT_FALSE(r.has_value());
   EXPECT_EQ(r.error().code, Code::kFailedPrecondition);
   EXPECT_THAT(r.error().what, HasSubstr("disable_ipv6"));
   EXPECT_EQ(Leftovers(), "");
   EXPECT_THAT(InNs(pod.netns, [] { return Shell("ip -o link"); }), testing::Not(HasSubstr("eth0")));
-  InNs(pod.netns, [] { Shell("sysctl -qw net.ipv6.conf.default.disable_ipv6=0 net.ipv6.conf.all.disable_ipv6=0"); });
+  InNs(pod.netns, [] {
+    netlink::SetSysctl("net/ipv6/conf/default/disable_ipv6", "0");
+    netlink::SetSysctl("net/ipv6/conf/all/disable_ipv6", "0");
+  });
   EXPECT_EQ(V4(MustAttach(pod)), "10.89.0.3") << "the address before went round";
 }
 
@@ -244,7 +255,7 @@ TEST_F(NativeNetwork, AttachAgainInTheSameNamespace) {
   ASSERT_TRUE(world_.network().Detach(pod.pod, Soon()).has_value());
   auto r = MustAttach(pod);  // the unplugged link is still there
   EXPECT_THAT(InNs(pod.netns, [] { return Shell("ip -o addr show eth0"); }), HasSubstr(V4(r)));
-  EXPECT_THAT(InNs(pod.netns, [&] { return Shell("busybox ping -c1 -W2 10.89.0.1"); }), testing::Not(HasSubstr("[exit")));
+  EXPECT_EQ(Ask(pod.netns, "10.89.0.1", 1), "refused");
 }
 
 TEST_F(NativeNetwork, DetachAfterRestartAndCollect) {
@@ -290,6 +301,18 @@ TEST_F(NativeNetwork, FlushedRulesetComesBack) {
   EXPECT_THAT(Shell("nft list map ip berth pub_any"), testing::AllOf(HasSubstr("8093"), HasSubstr("8094")));
 }
 
+TEST_F(NativeNetwork, AnElementOfSomebodyElseGivesWay) {
+  MustAttach(world_.Pod());
+  Shell("nft add element ip berth pub_any { tcp . 8098 : 10.89.7.7 . 80 }");
+  auto pod = world_.Pod({{.host_port = 8098, .container_port = 80}});
+  auto r = MustAttach(pod);
+  EXPECT_THAT(Shell("nft list map ip berth pub_any"), HasSubstr("8098 : " + V4(r) + " . 80"));
+  // And one that somebody removed is no obstacle to detaching.
+  Shell("nft delete element ip berth pub_any { tcp . 8098 }");
+  EXPECT_TRUE(world_.network().Detach(pod.pod, Soon()).has_value());
+  EXPECT_EQ(Shell("nft list map ip6 berth pub_any | grep elements || true"), "");
+}
+
 TEST_F(NativeNetwork, ADeletedBridgeComesBack) {
   auto a = world_.Pod();
   MustAttach(a);
@@ -298,7 +321,7 @@ TEST_F(NativeNetwork, ADeletedBridgeComesBack) {
   auto rb = MustAttach(b);
   Server sa(a.netns, "a", 80);
   EXPECT_EQ(Ask(b.netns, "10.89.0.2", 80), "a " + V4(rb)) << "pods that ran are plugged in again";
-  EXPECT_THAT(InNs(b.netns, [&] { return Shell("busybox ping -c1 -W2 10.89.0.1"); }), testing::Not(HasSubstr("[exit")));
+  EXPECT_EQ(Ask(b.netns, "10.89.0.1", 1), "refused");
 }
 
 TEST_F(NativeNetwork, AFullBridgeSaysSo) {
@@ -337,8 +360,7 @@ TEST_F(NativeNetwork, StatsAreThePodsView) {
 
 TEST_F(NativeNetwork, TwoHundredInParallel) {
   std::vector<Attachment> pods;
-  for (int i = 0; i < 200; ++i)
-    pods.push_back(world_.Pod({{.host_port = world_.FreePort(), .container_port = 80}}));
+  for (int i = 0; i < 200; ++i) pods.push_back(world_.Pod({{.host_port = world_.FreePort(), .container_port = 80}}));
   Network& net = world_.network();
   std::mutex mutex;
   std::set<std::string> addresses;
@@ -349,8 +371,10 @@ TEST_F(NativeNetwork, TwoHundredInParallel) {
       for (size_t i; (i = next++) < pods.size();) {
         auto r = net.Attach(pods[i], Soon());
         std::lock_guard lock(mutex);
-        if (!r) ADD_FAILURE() << r.error().what;
-        else addresses.insert(V4(*r)), addresses.insert(V6(*r));
+        if (!r)
+          ADD_FAILURE() << r.error().what;
+        else
+          addresses.insert(V4(*r)), addresses.insert(V6(*r));
       }
     });
   threads.clear();
@@ -369,8 +393,8 @@ TEST_F(NativeNetwork, TwoHundredInParallel) {
   EXPECT_THAT(Leftovers(), testing::Not(HasSubstr("rows")));
 }
 
-// A crash at each step: this program runs itself with a failpoint set, attaches, and dies. Whatever it leaves is collected.
-// With the failpoint as an error, nothing is left at once.
+// A crash at each step: this program runs itself with a failpoint set, attaches, and dies. Whatever it leaves is
+// collected. With the failpoint as an error, nothing is left at once.
 TEST_F(NativeNetwork, CrashesAndErrorsAtEachStep) {
   for (const char* step : {"ledger", "ports", "veth", "address", "nft", "detach.nft", "detach.link"})
     for (const char* kind : {"", ":error"}) {
@@ -380,8 +404,10 @@ TEST_F(NativeNetwork, CrashesAndErrorsAtEachStep) {
       (void)world_.network();
       world_.Close();
       std::string name = fmt::format("network.{}{}", detach ? "" : "attach.", step);
-      std::string out = Shell(fmt::format("BERTH_FAILPOINT={}{} BERTH_CNI_TEST_DIR={} /proc/{}/exe "
-                                          "--gtest_filter=Helper.AttachesAndDetaches", name, kind, world_.dir(), getpid()));
+      std::string out =
+          Shell(fmt::format("BERTH_FAILPOINT={}{} BERTH_CNI_TEST_DIR={} /proc/{}/exe "
+                            "--gtest_filter=Helper.AttachesAndDetaches",
+                            name, kind, world_.dir(), getpid()));
       if (*kind) {
         EXPECT_THAT(out, HasSubstr("attach: failpoint " + name));
         EXPECT_EQ(Leftovers(), "");
@@ -418,7 +444,8 @@ TEST(Helper, AttachesAndDetaches) {
   }).join();
   a.netns = ns.get(), a.netlink = netlink.get();
   auto r = (*network)->Attach(a, Deadline::After(std::chrono::seconds(20)));
-  if (!r) fmt::print("attach: {}\n", r.error().what);
+  if (!r)
+    fmt::print("attach: {}\n", r.error().what);
   else if (auto d = (*network)->Detach(a.pod, Deadline::After(std::chrono::seconds(20))); !d)
     fmt::print("detach: {}\n", d.error().what);
 }
@@ -437,7 +464,8 @@ TEST_F(NativeNetwork, AConflistTakesOverWithoutRestart) {
   EXPECT_EQ(status.reason, "NetworkPluginNotReady");
   EXPECT_THAT(status.message, HasSubstr("cni plugin not initialized"));
   EXPECT_EQ(world_.network().Attach(world_.Pod(), Soon()).error().code, Code::kFailedPrecondition);
-  world_.WriteConfig("05-broken.conflist", R"({"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge","mtu":"big"}]})");
+  world_.WriteConfig("05-broken.conflist",
+                     R"({"cniVersion":"1.0.0","name":"x","plugins":[{"type":"bridge","mtu":"big"}]})");
   EXPECT_THAT(world_.network().Status().message, HasSubstr("05-broken.conflist: plugins[0].mtu"));
   world_.WriteConfig("10-routed.conflist", kRouted);
   status = world_.network().Status();
@@ -453,7 +481,8 @@ TEST_F(NativeNetwork, AConflistTakesOverWithoutRestart) {
   auto full = world_.network().Attach(c, Soon());
   EXPECT_EQ(full.error().code, Code::kResourceExhausted);
   Server sa(a.netns, "a", 80), so(outside, "out", 7000);
-  EXPECT_EQ(Ask(outside, V4(ra), 80), "a 192.0.2.2") << "routed: reachable from outside, as the reference plugin leaves it";
+  EXPECT_EQ(Ask(outside, V4(ra), 80), "a 192.0.2.2")
+      << "routed: reachable from outside, as the reference plugin leaves it";
   EXPECT_EQ(Ask(a.netns, "192.0.2.2", 7000), "out " + V4(ra)) << "not masqueraded";
   EXPECT_EQ(Ask(b.netns, V4(ra), 80, false, 300), "timeout") << "port isolation";
   // The old pods are detached by what the ledger says, whatever the configuration says now.
@@ -470,7 +499,8 @@ TEST_F(NativeNetwork, ForeignChainOfDebiansPlugins) {
     {{"type":"bridge","bridge":"fbr0","isDefaultGateway":true,"ipMasq":true,"promiscMode":true,
       "ipam":{{"type":"host-local","dataDir":"{}/leases","ranges":[[{{"subnet":"10.45.0.0/24"}}]]}}}},
     {{"type":"portmap","capabilities":{{"portMappings":true}}}},
-    {{"type":"tuning","sysctl":{{"net.core.somaxconn":"333"}}}}]}})", world_.dir()));
+    {{"type":"tuning","sysctl":{{"net.core.somaxconn":"333"}}}}]}})",
+                                                        world_.dir()));
   int outside = world_.Outside();
   auto pod = world_.Pod({{.host_port = 8096, .container_port = 80}});
   auto r = MustAttach(pod);
@@ -498,7 +528,8 @@ TEST_F(NativeNetwork, ForeignPluginBehindOurBridge) {
     return fmt::format(R"({{"cniVersion":"0.4.0","name":"mixed","plugins":[
       {{"type":"bridge","bridge":"mbr0","isDefaultGateway":true,"ipMasq":true,
         "ipam":{{"type":"host-local","subnet":"10.46.0.0/24"}}}},
-      {{"type":"tuning","sysctl":{{"{}":"333"}}}}]}})", sysctl);
+      {{"type":"tuning","sysctl":{{"{}":"333"}}}}]}})",
+                       sysctl);
   };
   world_.WriteConfig("10-mixed.conflist", list("net.core.somaxconn"));
   auto pod = world_.Pod();
@@ -515,7 +546,8 @@ TEST_F(NativeNetwork, ForeignPluginBehindOurBridge) {
   EXPECT_THAT(failed.error().what, testing::AllOf(HasSubstr("cni plugin tuning ADD"), HasSubstr("no_such_thing")));
   EXPECT_THAT(InNs(bad.netns, [] { return Shell("ip -o link"); }), testing::Not(HasSubstr("eth0")));
   // A plugin that is not installed makes the network not ready, and says where it was looked for.
-  world_.WriteConfig("10-mixed.conflist", R"({"cniVersion":"1.0.0","name":"none","plugins":[{"type":"no-such-plugin"}]})");
+  world_.WriteConfig("10-mixed.conflist",
+                     R"({"cniVersion":"1.0.0","name":"none","plugins":[{"type":"no-such-plugin"}]})");
   auto status = world_.network().Status();
   EXPECT_FALSE(status.ready);
   EXPECT_THAT(status.message, testing::AllOf(HasSubstr("no-such-plugin"), HasSubstr("/usr/lib/cni")));

@@ -102,7 +102,8 @@ Result<CniResult> ParseResult(std::string_view text, std::string_view where) {
   });
   EachObject(keys, "ips", [&](Keys& k) {
     r.ips.push_back({k.Text("address"), k.Text("gateway"), OptionalInt(k, "interface")});
-    if (r.ips.back().address.find('/') == std::string::npos) k.Fail("address", "expected an address with prefix length");
+    if (r.ips.back().address.find('/') == std::string::npos)
+      k.Fail("address", "expected an address with prefix length");
   });
   EachObject(keys, "routes", [&](Keys& k) {
     r.routes.push_back({k.Text("dst"), k.Text("gw"), OptionalInt(k, "mtu"), OptionalInt(k, "advmss"),

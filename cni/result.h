@@ -11,19 +11,19 @@ namespace berth::cni {
 
 struct CniInterface {
   std::string name, mac;
-  std::string sandbox;              // path of the namespace; empty: on the host
+  std::string sandbox;  // path of the namespace; empty: on the host
   std::optional<int64_t> mtu;
   std::string socket_path, pci_id;
 };
 
 struct CniAddress {
-  std::string address;              // CIDR
+  std::string address;  // CIDR
   std::string gateway;
-  std::optional<int64_t> interface; // index into interfaces
+  std::optional<int64_t> interface;  // index into interfaces
 };
 
 struct CniRoute {
-  std::string dst, gw;              // CIDR; gw may be empty
+  std::string dst, gw;  // CIDR; gw may be empty
   std::optional<int64_t> mtu, advmss, priority, table, scope;
 };
 

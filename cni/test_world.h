@@ -1,6 +1,6 @@
 #pragma once
-// For tests that need the kernel: a network namespace that plays the host, others that play pods and the outside, servers in
-// them, and questions to `ip` and `nft`. Everything goes with the object. Root only.
+// For tests that need the kernel: a network namespace that plays the host, others that play pods and the outside,
+// servers in them, and questions to `ip` and `nft`. Everything goes with the object. Root only.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/netlink.h>
@@ -214,11 +214,13 @@ class World {
       }).join();
       std::string out = Shell(fmt::format(
           "ip link add up0 type veth peer name eth0 netns /proc/{}/fd/{} && ip addr add 192.0.2.1/24 dev up0 && "
-          "ip addr add fd02::1/64 dev up0 nodad && ip link set up0 up", getpid(), outside_.get()));
+          "ip addr add fd02::1/64 dev up0 nodad && ip link set up0 up",
+          getpid(), outside_.get()));
       EXPECT_EQ(out, "");
       out = InNs(outside_.get(), [] {
-        return Shell("ip link set lo up && ip addr add 192.0.2.2/24 dev eth0 && ip addr add fd02::2/64 dev eth0 nodad && "
-                     "ip link set eth0 up && ip route add default via 192.0.2.1 && ip -6 route add default via fd02::1");
+        return Shell(
+            "ip link set lo up && ip addr add 192.0.2.2/24 dev eth0 && ip addr add fd02::2/64 dev eth0 nodad && "
+            "ip link set eth0 up && ip route add default via 192.0.2.1 && ip -6 route add default via fd02::1");
       });
       EXPECT_EQ(out, "");
     }

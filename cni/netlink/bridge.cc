@@ -112,10 +112,14 @@ Result<Link> EnsureBridge(Socket& host, const BridgeSpec& spec, const Deadline& 
       if (held.link_local) continue;
       bool wanted = false, in_the_way = false;
       for (const IpPrefix& a : spec.addresses) {
-        if (a.ip == held.address.ip && a.prefix == held.address.prefix) wanted = true;
-        else if (a.ip.family != held.address.ip.family) continue;
-        else if (a.ip.family == 4) in_the_way = true;
-        else if (a.Net().Contains(held.address.ip) || held.address.Net().Contains(a.ip)) in_the_way = true;
+        if (a.ip == held.address.ip && a.prefix == held.address.prefix)
+          wanted = true;
+        else if (a.ip.family != held.address.ip.family)
+          continue;
+        else if (a.ip.family == 4)
+          in_the_way = true;
+        else if (a.Net().Contains(held.address.ip) || held.address.Net().Contains(a.ip))
+          in_the_way = true;
       }
       if (wanted || !in_the_way) continue;
       if (!spec.force_addresses)

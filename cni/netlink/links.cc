@@ -59,15 +59,24 @@ Link ReadLink(std::string_view payload) {
   int rest;
   nla_for_each_attr(a, head, left, rest) {
     switch (nla_type(a)) {
-      case IFLA_IFNAME: link.name = Text(a); break;
-      case IFLA_IFALIAS: link.alias = Text(a); break;
-      case IFLA_MASTER: link.master = static_cast<int>(nla_get_u32(a)); break;
-      case IFLA_MTU: link.mtu = static_cast<int>(nla_get_u32(a)); break;
+      case IFLA_IFNAME:
+        link.name = Text(a);
+        break;
+      case IFLA_IFALIAS:
+        link.alias = Text(a);
+        break;
+      case IFLA_MASTER:
+        link.master = static_cast<int>(nla_get_u32(a));
+        break;
+      case IFLA_MTU:
+        link.mtu = static_cast<int>(nla_get_u32(a));
+        break;
       case IFLA_ADDRESS:
         if (nla_len(a) == 6) memcpy(link.mac.data(), nla_data(a), 6);
         break;
       case IFLA_LINKINFO:
-        if (nlattr* kind = nla_find(static_cast<nlattr*>(nla_data(a)), nla_len(a), IFLA_INFO_KIND)) link.kind = Text(kind);
+        if (nlattr* kind = nla_find(static_cast<nlattr*>(nla_data(a)), nla_len(a), IFLA_INFO_KIND))
+          link.kind = Text(kind);
         break;
       case IFLA_STATS64: {
         rtnl_link_stats64 s{};
@@ -76,7 +85,8 @@ Link ReadLink(std::string_view payload) {
                          s.tx_bytes, s.tx_packets, s.tx_errors, s.tx_dropped};
         break;
       }
-      default: break;
+      default:
+        break;
     }
   }
   return link;
@@ -105,7 +115,8 @@ Result<Link> GetLink(Socket& socket, const std::string& what, int index, const s
 
 // What an IPv6 link-local address is made of (RFC 4291, appendix A).
 Ip LinkLocal(const Mac& mac) {
-  uint8_t b[16] = {0xfe, 0x80, 0, 0, 0, 0, 0, 0, uint8_t(mac[0] ^ 2), mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]};
+  uint8_t b[16] = {0xfe,   0x80,   0,    0,    0,      0,      0,     0, uint8_t(mac[0] ^ 2),
+                   mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]};
   return IpFromBytes({reinterpret_cast<char*>(b), sizeof b});
 }
 
@@ -130,26 +141,26 @@ void AddRoute(Batch& batch, int index, const Route& route) {
   std::string via = route.gateway ? " via " + route.gateway->Text() : "";
   batch.Add(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, fmt::format("add route {}{}", route.dst.Text(), via),
             [&](nl_msg* m) {
-    rtmsg info{};
-    info.rtm_family = AddressFamily(route.dst.ip);
-    info.rtm_dst_len = route.dst.prefix;
-    info.rtm_table = RT_TABLE_MAIN;
-    info.rtm_protocol = RTPROT_BOOT;
-    info.rtm_type = RTN_UNICAST;
-    uint32_t scope = route.gateway ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
-    info.rtm_scope = static_cast<unsigned char>(route.scope.value_or(scope));
-    nlmsg_append(m, &info, sizeof info, NLMSG_ALIGNTO);
-    if (route.dst.prefix > 0) PutIp(m, RTA_DST, route.dst.Net().base);
-    if (route.gateway) PutIp(m, RTA_GATEWAY, *route.gateway);
-    nla_put_u32(m, RTA_OIF, index);
-    if (route.priority) nla_put_u32(m, RTA_PRIORITY, *route.priority);
-    if (route.table) nla_put_u32(m, RTA_TABLE, *route.table);
-    if (route.mtu || route.advmss) {
-      Nest metrics(m, RTA_METRICS);
-      if (route.mtu) nla_put_u32(m, RTAX_MTU, *route.mtu);
-      if (route.advmss) nla_put_u32(m, RTAX_ADVMSS, *route.advmss);
-    }
-  });
+              rtmsg info{};
+              info.rtm_family = AddressFamily(route.dst.ip);
+              info.rtm_dst_len = route.dst.prefix;
+              info.rtm_table = RT_TABLE_MAIN;
+              info.rtm_protocol = RTPROT_BOOT;
+              info.rtm_type = RTN_UNICAST;
+              uint32_t scope = route.gateway ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
+              info.rtm_scope = static_cast<unsigned char>(route.scope.value_or(scope));
+              nlmsg_append(m, &info, sizeof info, NLMSG_ALIGNTO);
+              if (route.dst.prefix > 0) PutIp(m, RTA_DST, route.dst.Net().base);
+              if (route.gateway) PutIp(m, RTA_GATEWAY, *route.gateway);
+              nla_put_u32(m, RTA_OIF, index);
+              if (route.priority) nla_put_u32(m, RTA_PRIORITY, *route.priority);
+              if (route.table) nla_put_u32(m, RTA_TABLE, *route.table);
+              if (route.mtu || route.advmss) {
+                Nest metrics(m, RTA_METRICS);
+                if (route.mtu) nla_put_u32(m, RTAX_MTU, *route.mtu);
+                if (route.advmss) nla_put_u32(m, RTAX_ADVMSS, *route.advmss);
+              }
+            });
 }
 
 void AddLoopbackUp(Batch& batch) {
@@ -220,7 +231,8 @@ Result<std::vector<Link>> ListLinks(Socket& socket, const std::string& kind, con
   return links;
 }
 
-Result<void> PlugBack(Socket& host, const std::string& name, int master, bool hairpin, bool isolated, const Deadline& until) {
+Result<void> PlugBack(Socket& host, const std::string& name, int master, bool hairpin, bool isolated,
+                      const Deadline& until) {
   Batch batch;
   // The options can only be set once the link is a port.
   batch.Add(RTM_NEWLINK, 0, fmt::format("plug {} in", name), [&](nl_msg* m) {

@@ -1,6 +1,6 @@
 #pragma once
-// Links, addresses and routes: verbs of the kernel's nouns. Every call takes the socket, and with it the namespace, it acts
-// in. Blocking is limited to the kernel's own work under RTNL; prices are in ARCHITECTURE.md.
+// Links, addresses and routes: verbs of the kernel's nouns. Every call takes the socket, and with it the namespace, it
+// acts in. Blocking is limited to the kernel's own work under RTNL; prices are in ARCHITECTURE.md.
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,32 +20,34 @@ struct Counters {
 
 struct Link {
   int index = 0, master = 0, mtu = 0;
-  std::string name, alias, kind;   // kind: "veth", "bridge"; empty for hardware
+  std::string name, alias, kind;  // kind: "veth", "bridge"; empty for hardware
   Mac mac{};
   bool up = false;
   Counters counters;
 };
 
-Result<Link> FindLink(Socket& socket, const std::string& name, const Deadline& until);    // kNotFound
+Result<Link> FindLink(Socket& socket, const std::string& name, const Deadline& until);  // kNotFound
 Result<Link> FindLink(Socket& socket, int index, const Deadline& until);
 Result<std::vector<Link>> ListLinks(Socket& socket, const std::string& kind, const Deadline& until);  // of that kind
 
 struct VethSpec {
-  std::string name;                // host end; made up and enslaved
-  std::string alias;               // of the host end: says whose it is
-  int master = 0;                  // index of the bridge
-  std::string peer = "eth0";       // made inside the namespace, down
+  std::string name;           // host end; made up and enslaved
+  std::string alias;          // of the host end: says whose it is
+  int master = 0;             // index of the bridge
+  std::string peer = "eth0";  // made inside the namespace, down
   int netns = -1;
-  Mac mac{};                       // of the peer
+  Mac mac{};  // of the peer
   int mtu = 1500;
-  bool hairpin = false, isolated = false;   // of the bridge port
+  bool hairpin = false, isolated = false;  // of the bridge port
 };
-// Index of the peer in its namespace. One send. Errors: kAlreadyExists with sys EEXIST when either name is taken (nothing
-// changed); kResourceExhausted with sys EXFULL when the bridge has all the 1,023 ports it can have; kNotFound when the bridge is gone.
+// Index of the peer in its namespace. One send. Errors: kAlreadyExists with sys EEXIST when either name is taken
+// (nothing changed); kResourceExhausted with sys EXFULL when the bridge has all the 1,023 ports it can have; kNotFound
+// when the bridge is gone.
 Result<int> CreateVeth(Socket& host, Socket& inside, const VethSpec& spec, const Deadline& until);
 
 // Puts an existing link back onto a bridge, with its port's options. Missing is success.
-Result<void> PlugBack(Socket& host, const std::string& name, int master, bool hairpin, bool isolated, const Deadline& until);
+Result<void> PlugBack(Socket& host, const std::string& name, int master, bool hairpin, bool isolated,
+                      const Deadline& until);
 
 struct Route {
   IpPrefix dst;
@@ -65,15 +67,16 @@ Result<void> LoopbackUp(Socket& inside, const Deadline& until);
 
 struct BridgeSpec {
   std::string name;
-  int mtu = 0;                     // 0: leave it
-  std::vector<IpPrefix> addresses; // of the bridge itself; empty: layer 2 only
-  bool force_addresses = false;    // replace other addresses of the same family instead of failing
+  int mtu = 0;                      // 0: leave it
+  std::vector<IpPrefix> addresses;  // of the bridge itself; empty: layer 2 only
+  bool force_addresses = false;     // replace other addresses of the same family instead of failing
 };
-// Makes what is missing, pins the hardware address (a bridge otherwise takes that of its lowest port), sets addresses, up.
-// Errors: kFailedPrecondition when the name belongs to something that is no bridge, or has another address.
+// Makes what is missing, pins the hardware address (a bridge otherwise takes that of its lowest port), sets addresses,
+// up. Errors: kFailedPrecondition when the name belongs to something that is no bridge, or has another address.
 Result<Link> EnsureBridge(Socket& host, const BridgeSpec& spec, const Deadline& until);
 
-// Takes the link off its bridge and down: cheap, and from then on its addresses may be given to others. Missing is success.
+// Takes the link off its bridge and down: cheap, and from then on its addresses may be given to others. Missing is
+// success.
 Result<void> Unplug(Socket& host, const std::string& name, const Deadline& until);
 // Removes the links for good, all in one wait of the kernel (about 20 ms). Missing is success.
 Result<void> DeleteLinks(Socket& host, const std::vector<int>& indexes, const Deadline& until);

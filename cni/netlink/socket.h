@@ -21,8 +21,8 @@ namespace berth::cni::netlink {
 // Messages under construction. Not thread-safe.
 class Batch {
  public:
-  // `what` names the step in errors ("make veth1 on berth0"). Body fills the message; its header has NLM_F_REQUEST|NLM_F_ACK
-  // and `flags`.
+  // `what` names the step in errors ("make veth1 on berth0"). Body fills the message; its header has
+  // NLM_F_REQUEST|NLM_F_ACK and `flags`.
   void Add(int type, int flags, std::string what, const std::function<void(nl_msg*)>& body);
   size_t size() const { return what_.size(); }
 
@@ -35,20 +35,20 @@ class Batch {
 };
 
 struct Failure {
-  size_t message = 0;   // index in the batch
-  int err = 0;          // errno
+  size_t message = 0;  // index in the batch
+  int err = 0;         // errno
 };
 
 class Socket {  // one user at a time
  public:
-  static Result<Socket> Open(int protocol);     // in the caller's network namespace
-  static Socket Borrow(int fd);                 // not closed
+  static Result<Socket> Open(int protocol);  // in the caller's network namespace
+  static Socket Borrow(int fd);              // not closed
 
-  // All acknowledgements are read. `failure`, when given, receives index and errno of the first failure. The error's code
-  // follows the errno and the text has the kernel's own words where it gives some.
+  // All acknowledgements are read. `failure`, when given, receives index and errno of the first failure. The error's
+  // code follows the errno and the text has the kernel's own words where it gives some.
   Result<void> Run(const Batch& batch, const Deadline& until, Failure* failure = nullptr);
-  // For GET requests: calls f with type, payload of each answer. A dump that was disturbed by a change is repeated, after
-  // `restart` has been called.
+  // For GET requests: calls f with type, payload of each answer. A dump that was disturbed by a change is repeated,
+  // after `restart` has been called.
   using Answer = std::function<void(int type, std::string_view payload)>;
   Result<void> Query(int type, int flags, const std::string& what, const std::function<void(nl_msg*)>& body,
                      const Answer& f, const Deadline& until, const std::function<void()>& restart = {});

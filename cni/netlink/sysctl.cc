@@ -35,7 +35,8 @@ void EnableForwarding(bool ipv4, bool ipv6) {
   if (DIR* d = opendir("/proc/sys/net/ipv6/conf")) {
     while (dirent* e = readdir(d)) {
       std::string name = fmt::format("net/ipv6/conf/{}/accept_ra", e->d_name);
-      if (e->d_name[0] != '.' && std::string_view(e->d_name) != "all" && GetSysctl(name) == "1") listening.push_back(name);
+      if (e->d_name[0] != '.' && std::string_view(e->d_name) != "all" && GetSysctl(name) == "1")
+        listening.push_back(name);
     }
     closedir(d);
   }

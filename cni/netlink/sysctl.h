@@ -9,8 +9,8 @@ namespace berth::cni::netlink {
 bool SetSysctl(const std::string& name, const std::string& value);
 std::string GetSysctl(const std::string& name);  // "" when missing
 
-// Turns on routing for the families. Interfaces that take their IPv6 default route from router advertisements keep doing
-// so, which they otherwise stop when forwarding is on.
+// Turns on routing for the families. Interfaces that take their IPv6 default route from router advertisements keep
+// doing so, which they otherwise stop when forwarding is on.
 void EnableForwarding(bool ipv4, bool ipv6);
 
 }  // namespace berth::cni::netlink

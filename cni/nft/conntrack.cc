@@ -19,8 +19,8 @@ struct Tuple {
 // libmnl's own loops do not compile as C++.
 template <class F>
 void Each(const char* at, const char* end, F f) {
-  for (auto* a = reinterpret_cast<const nlattr*>(at); mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a)));
-       a = mnl_attr_next(a))
+  for (auto* a = reinterpret_cast<const nlattr*>(at);
+       mnl_attr_ok(a, static_cast<int>(end - reinterpret_cast<const char*>(a))); a = mnl_attr_next(a))
     f(a);
 }
 template <class F>
@@ -73,7 +73,8 @@ nlmsghdr* Header(std::string& room, int type, int flags, uint32_t sequence, int 
 }
 
 // Sends and reads up to the end of the dump, or the acknowledgement. Value: errno of the kernel, or 0.
-Result<int> Exchange(int fd, const nlmsghdr* request, const std::function<void(const nlmsghdr*)>& f, const Deadline& until) {
+Result<int> Exchange(int fd, const nlmsghdr* request, const std::function<void(const nlmsghdr*)>& f,
+                     const Deadline& until) {
   if (send(fd, request, request->nlmsg_len, MSG_NOSIGNAL) < 0) return SysErr("conntrack send");
   std::string buffer(64 * 1024, '\0');
   for (;;) {
@@ -85,7 +86,8 @@ Result<int> Exchange(int fd, const nlmsghdr* request, const std::function<void(c
     }
     if (n < 0) return SysErr("conntrack receive");
     int left = static_cast<int>(n);
-    for (auto* h = reinterpret_cast<const nlmsghdr*>(buffer.data()); mnl_nlmsg_ok(h, left); h = mnl_nlmsg_next(h, &left)) {
+    for (auto* h = reinterpret_cast<const nlmsghdr*>(buffer.data()); mnl_nlmsg_ok(h, left);
+         h = mnl_nlmsg_next(h, &left)) {
       if (h->nlmsg_seq != request->nlmsg_seq) continue;
       if (h->nlmsg_type == NLMSG_DONE) return 0;
       if (h->nlmsg_type == NLMSG_ERROR) return -static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(h))->error;
@@ -106,31 +108,36 @@ Result<int> FlushUdp(const std::vector<PublishedPort>& ports, const Deadline& un
     if (std::none_of(ports.begin(), ports.end(), [&](auto& p) { return p.to.family == (family == AF_INET ? 4 : 6); }))
       continue;
     std::vector<std::string> doomed;  // the entries' own tuple and id, as they came
-    int err = TRY(Exchange(fd.get(), Header(room, IPCTNL_MSG_CT_GET, NLM_F_DUMP, sequence++, family),
-                           [&](const nlmsghdr* h) {
-      Tuple original, reply;
-      std::string keep;
-      auto* at = reinterpret_cast<const char*>(h);
-      Each(at + NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(nfgenmsg)), at + h->nlmsg_len, [&](const nlattr* a) {
-        int type = mnl_attr_get_type(a);
-        if (type == CTA_TUPLE_ORIG) original = ReadTuple(a);
-        if (type == CTA_TUPLE_REPLY) reply = ReadTuple(a);
-        if (type == CTA_TUPLE_ORIG || type == CTA_ID || type == CTA_ZONE)
-          keep.append(reinterpret_cast<const char*>(a), MNL_ALIGN(a->nla_len));
-      });
-      for (const PublishedPort& p : ports)
-        if (Concerns(original, reply, p)) {
-          doomed.push_back(keep);
-          break;
-        }
-    }, until));
+    int err = TRY(Exchange(
+        fd.get(), Header(room, IPCTNL_MSG_CT_GET, NLM_F_DUMP, sequence++, family),
+        [&](const nlmsghdr* h) {
+          Tuple original, reply;
+          std::string keep;
+          auto* at = reinterpret_cast<const char*>(h);
+          Each(at + NLMSG_HDRLEN + NLMSG_ALIGN(sizeof(nfgenmsg)), at + h->nlmsg_len, [&](const nlattr* a) {
+            int type = mnl_attr_get_type(a);
+            if (type == CTA_TUPLE_ORIG) original = ReadTuple(a);
+            if (type == CTA_TUPLE_REPLY) reply = ReadTuple(a);
+            if (type == CTA_TUPLE_ORIG || type == CTA_ID || type == CTA_ZONE)
+              keep.append(reinterpret_cast<const char*>(a), MNL_ALIGN(a->nla_len));
+          });
+          for (const PublishedPort& p : ports)
+            if (Concerns(original, reply, p)) {
+              doomed.push_back(keep);
+              break;
+            }
+        },
+        until));
     if (err == ENOENT || err == EOPNOTSUPP || err == EINVAL) continue;  // nothing is tracked here
-    if (err != 0) return std::unexpected(Error{CodeFromErrno(err), "list conntrack entries: " + ErrnoText(err), err, {}});
+    if (err != 0)
+      return std::unexpected(Error{CodeFromErrno(err), "list conntrack entries: " + ErrnoText(err), err, {}});
     for (const std::string& entry : doomed) {
       nlmsghdr* h = Header(room, IPCTNL_MSG_CT_DELETE, NLM_F_ACK, sequence++, family);
       memcpy(reinterpret_cast<char*>(h) + h->nlmsg_len, entry.data(), entry.size());
       h->nlmsg_len += entry.size();
-      if (TRY(Exchange(fd.get(), h, [](auto*) {}, until)) == 0) ++removed;
+      if (TRY(Exchange(
+              fd.get(), h, [](auto*) {}, until)) == 0)
+        ++removed;
     }
   }
   return removed;

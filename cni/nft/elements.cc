@@ -68,7 +68,8 @@ std::string PortValueBytes(const PublishedPort& p) {
   return value;
 }
 
-ElementBatch EncodePorts(const std::string& table, const std::vector<PublishedPort>& ports, bool add, uint32_t sequence) {
+ElementBatch EncodePorts(const std::string& table, const std::vector<PublishedPort>& ports, bool add,
+                         uint32_t sequence) {
   ElementBatch batch;
   Writer w;
   w.End(w.Begin(NFNL_MSG_BATCH_BEGIN, 0, sequence++, AF_UNSPEC, NFNL_SUBSYS_NFTABLES));
@@ -79,8 +80,9 @@ ElementBatch EncodePorts(const std::string& table, const std::vector<PublishedPo
       for (const PublishedPort& p : ports)
         if (p.to.family == family && p.host_ip.empty() == any) group.push_back(&p);
       for (size_t at = 0; at < group.size(); at += kElementsPerMessage) {
-        nlmsghdr* h = w.Begin((NFNL_SUBSYS_NFTABLES << 8) | (add ? NFT_MSG_NEWSETELEM : NFT_MSG_DELSETELEM),
-                              NLM_F_ACK | (add ? NLM_F_CREATE : 0), sequence++, family == 4 ? NFPROTO_IPV4 : NFPROTO_IPV6);
+        nlmsghdr* h =
+            w.Begin((NFNL_SUBSYS_NFTABLES << 8) | (add ? NFT_MSG_NEWSETELEM : NFT_MSG_DELSETELEM),
+                    NLM_F_ACK | (add ? NLM_F_CREATE : 0), sequence++, family == 4 ? NFPROTO_IPV4 : NFPROTO_IPV6);
         mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, table.c_str());
         mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, any ? "pub_any" : "pub_ip");
         nlattr* list = mnl_attr_nest_start(h, NFTA_SET_ELEM_LIST_ELEMENTS);
@@ -114,7 +116,8 @@ Result<void> ElementSocket::Open() {
   return {};
 }
 
-Result<int> ElementSocket::Exchange(const std::string& bytes, uint32_t first, uint32_t messages, const Deadline& until) {
+Result<int> ElementSocket::Exchange(const std::string& bytes, uint32_t first, uint32_t messages,
+                                    const Deadline& until) {
   while (send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) {
     if (errno == EINTR) continue;
     if (errno != EAGAIN && errno != ENOBUFS) return SysErr("nftables send");
@@ -131,7 +134,8 @@ Result<int> ElementSocket::Exchange(const std::string& bytes, uint32_t first, ui
     }
     if (n < 0) return SysErr("nftables receive");
     int left = static_cast<int>(n);
-    for (auto* h = reinterpret_cast<const nlmsghdr*>(buffer.data()); mnl_nlmsg_ok(h, left); h = mnl_nlmsg_next(h, &left)) {
+    for (auto* h = reinterpret_cast<const nlmsghdr*>(buffer.data()); mnl_nlmsg_ok(h, left);
+         h = mnl_nlmsg_next(h, &left)) {
       uint32_t index = h->nlmsg_seq - first;
       int err = 0;
       if (h->nlmsg_type == NLMSG_ERROR) err = -static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(h))->error;
@@ -153,9 +157,10 @@ Result<void> ElementSocket::Apply(const std::string& table, const std::vector<Pu
   sequence_ += batch.messages + 2;
   int err = TRY(Exchange(batch.bytes, batch.first, batch.messages, until));
   if (err == 0) return {};
-  return std::unexpected(Error{CodeFromErrno(err), fmt::format("{} elements of nftables table {}: {}",
-                                                               add ? "add" : "remove", table, ErrnoText(err)),
-                               err, std::source_location::current()});
+  return std::unexpected(
+      Error{CodeFromErrno(err),
+            fmt::format("{} elements of nftables table {}: {}", add ? "add" : "remove", table, ErrnoText(err)), err,
+            std::source_location::current()});
 }
 
 Result<bool> ElementSocket::Intact(const std::string& table, const Deadline& until) {

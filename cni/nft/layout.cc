@@ -62,7 +62,7 @@ constexpr std::string_view kTable = R"(table {family} {table} {{
 }}
 )";
 
-constexpr std::string_view kSets[] = {"br",   "icc",  "pods",   "routed",  "internal",  "net_if", "nets",
+constexpr std::string_view kSets[] = {"br",   "icc",  "pods",   "routed",  "internal",  "net_if",    "nets",
                                       "masq", "open", "pub_ip", "pub_any", "pub_range", "open_range"};
 
 std::string Family(const Ip& ip) { return ip.family == 4 ? "ip" : "ip6"; }
@@ -74,13 +74,12 @@ void AddElement(std::string& out, const std::string& family, const std::string& 
 
 std::string OneTable(const std::string& family, const std::string& table, const std::string& admin) {
   bool four = family == "ip";
-  return fmt::format(fmt::runtime(kTable), fmt::arg("family", family), fmt::arg("table", table),
-                     fmt::arg("addr", four ? "ipv4_addr" : "ipv6_addr"), fmt::arg("layout", kLayout),
-                     fmt::arg("admin", admin),
-                     // A packet from ::1 cannot leave by another interface, whatever route_localnet does for IPv4.
-                     fmt::arg("skip", four ? "" : "    ip6 daddr ::1 return\n"),
-                     fmt::arg("loopback", four ? "127.0.0.0/8" : "::1"),
-                     fmt::arg("multicast", four ? "224.0.0.0/4" : "ff00::/8"));
+  return fmt::format(
+      fmt::runtime(kTable), fmt::arg("family", family), fmt::arg("table", table),
+      fmt::arg("addr", four ? "ipv4_addr" : "ipv6_addr"), fmt::arg("layout", kLayout), fmt::arg("admin", admin),
+      // A packet from ::1 cannot leave by another interface, whatever route_localnet does for IPv4.
+      fmt::arg("skip", four ? "" : "    ip6 daddr ::1 return\n"), fmt::arg("loopback", four ? "127.0.0.0/8" : "::1"),
+      fmt::arg("multicast", four ? "224.0.0.0/4" : "ff00::/8"));
 }
 
 }  // namespace
@@ -110,7 +109,8 @@ namespace {
 std::vector<Subnet> Widest(std::vector<Subnet> in) {
   std::vector<Subnet> out;
   for (const Subnet& s : in) {
-    bool covered = std::any_of(in.begin(), in.end(), [&](const Subnet& o) { return o.prefix < s.prefix && o.Contains(s.base); });
+    bool covered =
+        std::any_of(in.begin(), in.end(), [&](const Subnet& o) { return o.prefix < s.prefix && o.Contains(s.base); });
     if (!covered && std::find(out.begin(), out.end(), s) == out.end()) out.push_back(s);
   }
   return out;
@@ -136,8 +136,7 @@ void AddNetworks(std::string& out, const std::string& table, const std::vector<N
     }
   }
   for (const auto& [bridge, subnets] : of_bridge)
-    for (const Subnet& s : Widest(subnets))
-      AddElement(out, Family(s.base), table, "net_if", s.Text() + " . " + bridge);
+    for (const Subnet& s : Widest(subnets)) AddElement(out, Family(s.base), table, "net_if", s.Text() + " . " + bridge);
   for (const Subnet& s : Widest(closed)) AddElement(out, Family(s.base), table, "nets", s.Text());
   for (const Subnet& s : Widest(masqueraded)) AddElement(out, Family(s.base), table, "masq", s.Text());
 }
@@ -165,7 +164,8 @@ std::string RulesOf(std::string_view listing) {
   size_t chain = listing.find("chain ");
   size_t open = chain == std::string_view::npos ? chain : listing.find('{', chain);
   size_t close = listing.rfind('}');
-  if (close != std::string_view::npos && close > 0) close = listing.rfind('}', close - 1);  // the table's, then the chain's
+  if (close != std::string_view::npos && close > 0)
+    close = listing.rfind('}', close - 1);  // the table's, then the chain's
   if (open == std::string_view::npos || close == std::string_view::npos || close <= open) return "";
   std::string_view body = listing.substr(open + 1, close - open - 1);
   std::string out;

@@ -1,6 +1,6 @@
 #pragma once
-// The tables `ip <name>` and `ip6 <name>`: chains that never change and the sets and maps they look into, so that a pod or a
-// published port costs elements and never a rule. This file is text in, text out.
+// The tables `ip <name>` and `ip6 <name>`: chains that never change and the sets and maps they look into, so that a pod
+// or a published port costs elements and never a rule. This file is text in, text out.
 //
 //   set br          ifname                     our bridges
 //   set icc         ifname . ifname            pairs whose pods may talk (a network with itself)
@@ -13,17 +13,18 @@
 //   map pub_ip      addr . proto . port : addr . port     host ports on one address
 //   map pub_any     proto . port : addr . port            host ports on every address
 //   map pub_range   proto . port(interval) : addr         the same port range on both sides
-//   set open        addr . proto . port        pod ports that may be entered by DNAT although the network is not in `pods`;
+//   set open        addr . proto . port        pod ports that may be entered by DNAT although the network is not in
+//   `pods`;
 //                                              open_range for intervals, apart because adding to an interval set costs
 //                                              as much as the set is long
 //
-//   raw_pre  (prerouting -300)  127/8 never from a pod (route_localnet is on for our bridges); no direct access to `nets`
-//   nat_pre, nat_out (-100)     to a local address: pub_ip, pub_any, pub_range
-//   nat_post (+100)             hairpin, localhost and `masq`
-//   forward  (0)                what concerns our bridges, after the chain `admin`, which belongs to the administrator
+//   raw_pre  (prerouting -300)  127/8 never from a pod (route_localnet is on for our bridges); no direct access to
+//   `nets` nat_pre, nat_out (-100)     to a local address: pub_ip, pub_any, pub_range nat_post (+100) hairpin,
+//   localhost and `masq` forward  (0)                what concerns our bridges, after the chain `admin`, which belongs
+//   to the administrator
 //
-// The version is the name of an empty chain; a table of another version is replaced in one transaction, with its elements
-// from the ledger and with the rules of `admin`.
+// The version is the name of an empty chain; a table of another version is replaced in one transaction, with its
+// elements from the ledger and with the rules of `admin`.
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,10 +36,10 @@ namespace berth::cni::nft {
 inline constexpr std::string_view kLayout = "layout-1";
 
 struct PublishedPort {
-  std::string protocol;     // tcp, udp, sctp
-  std::string host_ip;      // "": every address
+  std::string protocol;  // tcp, udp, sctp
+  std::string host_ip;   // "": every address
   uint16_t host_port = 0;
-  Ip to;                    // the pod's address; its family chooses the table
+  Ip to;  // the pod's address; its family chooses the table
   uint16_t to_port = 0;
 };
 

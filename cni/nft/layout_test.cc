@@ -19,18 +19,31 @@ std::string Hex(const std::string& bytes) {
 
 TEST(Elements, FieldsArePaddedToFourBytes) {
   PublishedPort any{"tcp", "", 8080, *ParseIp("10.89.0.2"), 80};
-  EXPECT_EQ(Hex(PortKeyBytes(any)), "06000000" "1f900000");
-  EXPECT_EQ(Hex(PortValueBytes(any)), "0a590002" "00500000");
+  EXPECT_EQ(Hex(PortKeyBytes(any)),
+            "06000000"
+            "1f900000");
+  EXPECT_EQ(Hex(PortValueBytes(any)),
+            "0a590002"
+            "00500000");
   PublishedPort one{"udp", "10.0.0.1", 53, *ParseIp("10.89.0.2"), 5353};
-  EXPECT_EQ(Hex(PortKeyBytes(one)), "0a000001" "11000000" "00350000");
+  EXPECT_EQ(Hex(PortKeyBytes(one)),
+            "0a000001"
+            "11000000"
+            "00350000");
   PublishedPort six{"sctp", "fd00::1", 1, *ParseIp("fd00::2"), 65535};
-  EXPECT_EQ(Hex(PortKeyBytes(six)), "fd000000000000000000000000000001" "84000000" "00010000");
-  EXPECT_EQ(Hex(PortValueBytes(six)), "fd000000000000000000000000000002" "ffff0000");
+  EXPECT_EQ(Hex(PortKeyBytes(six)),
+            "fd000000000000000000000000000001"
+            "84000000"
+            "00010000");
+  EXPECT_EQ(Hex(PortValueBytes(six)),
+            "fd000000000000000000000000000002"
+            "ffff0000");
 }
 
 TEST(Elements, OneMessageAMapAndFamily) {
   std::vector<PublishedPort> ports;
-  for (uint16_t i = 0; i < 1001; ++i) ports.push_back({"tcp", "", static_cast<uint16_t>(1000 + i), *ParseIp("10.89.0.2"), 80});
+  for (uint16_t i = 0; i < 1001; ++i)
+    ports.push_back({"tcp", "", static_cast<uint16_t>(1000 + i), *ParseIp("10.89.0.2"), 80});
   ports.push_back({"tcp", "10.0.0.1", 80, *ParseIp("10.89.0.2"), 80});
   ports.push_back({"tcp", "", 80, *ParseIp("fd00::2"), 80});
   ElementBatch add = EncodePorts("berth", ports, true, 7);
@@ -55,10 +68,9 @@ TEST(Layout, PortsOfAPod) {
 }
 
 TEST(Layout, OverlappingSubnetsBecomeTheWidest) {
-  std::string text = ContentsText("berth", {.networks = {
-      {"a", "br0", {"10.1.0.0/16", "fd00::/64"}, true, true, false},
-      {"b", "br0", {"10.1.2.0/24"}, true, true, false},
-      {"c", "br1", {"10.1.2.0/24"}, false, false, true}}});
+  std::string text = ContentsText("berth", {.networks = {{"a", "br0", {"10.1.0.0/16", "fd00::/64"}, true, true, false},
+                                                         {"b", "br0", {"10.1.2.0/24"}, true, true, false},
+                                                         {"c", "br1", {"10.1.2.0/24"}, false, false, true}}});
   EXPECT_THAT(text, HasSubstr("add element ip berth nets { 10.1.0.0/16 }"));
   EXPECT_THAT(text, Not(HasSubstr("nets { 10.1.2.0/24 }")));
   EXPECT_THAT(text, Not(HasSubstr("10.1.2.0/24 . \"br0\"")));
@@ -71,8 +83,10 @@ TEST(Layout, OverlappingSubnetsBecomeTheWidest) {
 }
 
 TEST(Layout, RulesOfTheAdministrator) {
-  EXPECT_EQ(RulesOf("table ip berth {\n\tchain admin {\n\t\tip saddr 1.2.3.4 drop\n\t\tct state vmap { new : accept }\n\t}\n}\n"),
-            "    ip saddr 1.2.3.4 drop\n    ct state vmap { new : accept }\n");
+  EXPECT_EQ(
+      RulesOf(
+          "table ip berth {\n\tchain admin {\n\t\tip saddr 1.2.3.4 drop\n\t\tct state vmap { new : accept }\n\t}\n}\n"),
+      "    ip saddr 1.2.3.4 drop\n    ct state vmap { new : accept }\n");
   EXPECT_EQ(RulesOf("table ip berth {\n\tchain admin {\n\t}\n}\n"), "");
   EXPECT_EQ(RulesOf(""), "");
 }

@@ -18,9 +18,11 @@ Result<std::string> Ruleset::RunText(const std::string& commands) {
   // Without buffers the library would write to our standard output.
   nft_ctx_buffer_output(ctx.get());
   nft_ctx_buffer_error(ctx.get());
-  if (nft_run_cmd_from_buffer(ctx.get(), commands.c_str()) == 0) return std::string(nft_ctx_get_output_buffer(ctx.get()));
+  if (nft_run_cmd_from_buffer(ctx.get(), commands.c_str()) == 0)
+    return std::string(nft_ctx_get_output_buffer(ctx.get()));
   std::string_view why = nft_ctx_get_error_buffer(ctx.get());
-  return Err(Code::kFailedPrecondition, "nftables table {}: {}", table_, why.substr(0, std::min(why.find('\n'), why.size())));
+  return Err(Code::kFailedPrecondition, "nftables table {}: {}", table_,
+             why.substr(0, std::min(why.find('\n'), why.size())));
 }
 
 Result<void> Ruleset::Sync(const Deadline& until) {
@@ -49,13 +51,18 @@ Result<bool> Ruleset::Repair(const Deadline& until) {
 }
 
 Result<void> Ruleset::Publish(const std::vector<PublishedPort>& ports, const Deadline& until) {
-  auto done = elements_.Apply(table_, ports, true, until);
-  if (done || (done.error().sys != ENOENT && done.error().sys != EEXIST)) return done;
-  // The table is gone, or an element is there that the ledger does not know.
+  {
+    std::shared_lock lock(mutex_);
+    auto done = elements_.Apply(table_, ports, true, until);
+    int err = done ? 0 : done.error().sys;
+    if (err != ENOENT && err != EEXIST && err != EBUSY) return done;
+  }
+  // The table is gone, or a key is there with a value that the ledger does not know.
   return Sync(until);
 }
 
 Result<void> Ruleset::Unpublish(const std::vector<PublishedPort>& ports, const Deadline& until) {
+  std::shared_lock lock(mutex_);
   auto done = elements_.Apply(table_, ports, false, until);
   if (done || done.error().sys != ENOENT) return done;
   // Some are gone already, so the batch changed nothing: remove what is left one by one.

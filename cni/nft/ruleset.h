@@ -1,7 +1,7 @@
 #pragma once
 // Our two tables in the kernel, kept as the ledger says. Thread-safe. libnftables stays in this folder.
 #include <functional>
-#include <mutex>
+#include <shared_mutex>
 #include <string>
 
 #include "cni/nft/elements.h"
@@ -33,7 +33,8 @@ class Ruleset {
   const std::string table_;
   const std::function<Contents()> contents_;
   ElementSocket elements_;
-  std::mutex mutex_;    // one rebuild at a time
+  // Exclusive for a rebuild: elements that are added between its look at the ledger and its commit would be lost.
+  std::shared_mutex mutex_;
 };
 
 }  // namespace berth::cni::nft

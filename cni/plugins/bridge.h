@@ -11,9 +11,9 @@ struct BridgeConfig {
   // Our own key "isolate": packets from outside the node reach the pods only where a port is published, as with Docker.
   // Without it the network is routed, as the reference plugin leaves it.
   bool isolate = false;
-  int mtu = 0;                    // 0: that of the way out, at most 1500
+  int mtu = 0;  // 0: that of the way out, at most 1500
   HostLocal ipam;
-  CniDns dns;                     // overrides ipam's when not empty
+  CniDns dns;  // overrides ipam's when not empty
 };
 
 // NotNative when the object uses a key or value we do not honour: the plugin then runs as a program.

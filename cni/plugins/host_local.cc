@@ -75,7 +75,8 @@ Result<std::variant<HostLocal, NotNative>> ParseHostLocal(const json::Object& ip
     for (size_t i = 0; i < sets->size(); ++i) {
       std::string at = fmt::format("{}[{}]", keys.Where("ranges"), i);
       if (!(*sets)[i].is_array() || (*sets)[i].get_array().empty())
-        return Err(Code::kInvalidArgument, "{}: expected a list of ranges, such as [{{\"subnet\": \"10.1.0.0/16\"}}]", at);
+        return Err(Code::kInvalidArgument, "{}: expected a list of ranges, such as [{{\"subnet\": \"10.1.0.0/16\"}}]",
+                   at);
       RangeSet set;
       const json::Array& members = (*sets)[i].get_array();
       for (size_t j = 0; j < members.size(); ++j) {
@@ -105,8 +106,11 @@ Result<std::variant<HostLocal, NotNative>> ParseHostLocal(const json::Object& ip
       if (!(*routes)[i].is_object()) return Err(Code::kInvalidArgument, "{}: expected object", here);
       Keys r((*routes)[i].get_object(), here);
       CniRoute route{.dst = r.Text("dst"), .gw = r.Text("gw")};
-      for (auto [key, field] : {std::pair("mtu", &route.mtu), {"advmss", &route.advmss}, {"priority", &route.priority},
-                                {"table", &route.table}, {"scope", &route.scope}})
+      for (auto [key, field] : {std::pair("mtu", &route.mtu),
+                                {"advmss", &route.advmss},
+                                {"priority", &route.priority},
+                                {"table", &route.table},
+                                {"scope", &route.scope}})
         if (int64_t n = r.Int(key, 0, UINT32_MAX, -1); n >= 0) *field = n;
       if (r.error()) return std::unexpected(*r.error());
       if (auto dst = ParseIpPrefix(route.dst); !dst) return Wrap(dst.error(), "{}", r.Where("dst"));

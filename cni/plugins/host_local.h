@@ -15,13 +15,13 @@ struct NotNative {
 };
 
 struct HostLocal {
-  std::vector<RangeSet> sets;     // one address is taken from each
+  std::vector<RangeSet> sets;  // one address is taken from each
   std::vector<CniRoute> routes;
-  CniDns dns;                     // from resolvConf
+  CniDns dns;  // from resolvConf
 };
 
-// Defaults as the reference plugin has them: gateway the first address, start the first, end the last usable one; /31, /32,
-// /127 and /128 and overlapping sets are refused. Errors name the key.
+// Defaults as the reference plugin has them: gateway the first address, start the first, end the last usable one; /31,
+// /32, /127 and /128 and overlapping sets are refused. Errors name the key.
 Result<std::variant<HostLocal, NotNative>> ParseHostLocal(const json::Object& ipam, const std::string& where);
 
 }  // namespace berth::cni

@@ -13,8 +13,11 @@ void Keys::Fail(std::string_view key, std::string_view why) {
 }
 
 void Keys::WrongType(std::string_view key, std::string_view expected, const json::Value& got) {
-  std::string_view kind = got.is_string() ? "string" : got.is_bool() ? "boolean" : got.is_object() ? "object"
-                        : got.is_array() ? "array" : "number";
+  std::string_view kind = got.is_string()   ? "string"
+                          : got.is_bool()   ? "boolean"
+                          : got.is_object() ? "object"
+                          : got.is_array()  ? "array"
+                                            : "number";
   Fail(key, fmt::format("expected {}, got {}", expected, kind));
 }
 

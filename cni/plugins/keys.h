@@ -1,6 +1,6 @@
 #pragma once
-// Reading a plugin's configuration object key by key: wrong types are errors that name the key, and the keys nobody read
-// are known afterwards, because a plugin that runs in-process must honour all of them.
+// Reading a plugin's configuration object key by key: wrong types are errors that name the key, and the keys nobody
+// read are known afterwards, because a plugin that runs in-process must honour all of them.
 #include <set>
 #include <string>
 #include <string_view>
@@ -11,8 +11,8 @@ namespace berth::cni {
 
 class Keys {
  public:
-  // `where` begins every error: "10-net.conflist: plugins[0]"; one that ends in a space is followed by the key without a
-  // dot ("10-net.conflist: name"). `object` is borrowed.
+  // `where` begins every error: "10-net.conflist: plugins[0]"; one that ends in a space is followed by the key without
+  // a dot ("10-net.conflist: name"). `object` is borrowed.
   Keys(const json::Object& object, std::string where) : object_(object), where_(std::move(where)) {}
 
   // Null counts as absent. After the first wrong type everything returns its default, and `error` holds it.
@@ -24,7 +24,9 @@ class Keys {
   const json::Array* Array(std::string_view key);
   void Ignore(std::string_view key) { read_.insert(std::string(key)); }
   void Fail(std::string_view key, std::string_view why);  // "<where>.<key>: <why>"
-  void Adopt(const std::optional<Error>& error) { if (error && !error_) error_ = error; }  // of a nested object
+  void Adopt(const std::optional<Error>& error) {
+    if (error && !error_) error_ = error;
+  }  // of a nested object
 
   const std::optional<Error>& error() const { return error_; }
   std::string Unread() const;  // the first key nobody asked for, or ""

@@ -1,10 +1,10 @@
-// What it costs to connect a pod: our network in-process, against Debian's CNI plugins loopback, bridge with host-local, and
-// portmap, run one after the other as a runtime runs them. Both publish one host port and masquerade.
+// What it costs to connect a pod: our network in-process, against Debian's CNI plugins loopback, bridge with
+// host-local, and portmap, run one after the other as a runtime runs them. Both publish one host port and masquerade.
 //
 //   berth_bench_cni [rounds] [pods]      defaults 30 and 500
 //
-// Rounds alternate between the two, with pauses, because the kernel's waits (RCU) hide in tight loops. Everything happens in
-// network namespaces of its own. Afterwards our side is measured again with `pods` pods attached.
+// Rounds alternate between the two, with pauses, because the kernel's waits (RCU) hide in tight loops. Everything
+// happens in network namespaces of its own. Afterwards our side is measured again with `pods` pods attached.
 #include <cstdio>
 #include <cstdlib>
 
@@ -56,13 +56,23 @@ struct Chain {
     };
     add(R"({"type":"loopback"})", false);
     add(R"({"type":"bridge","bridge":"peer0","isDefaultGateway":true,"ipMasq":true,
-            "ipam":{"type":"host-local","dataDir":")" + dir + R"(/leases","ranges":[[{"subnet":"10.77.0.0/16"}]]}})", false);
+            "ipam":{"type":"host-local","dataDir":")" +
+            dir + R"(/leases","ranges":[[{"subnet":"10.77.0.0/16"}]]}})",
+        false);
     add(R"({"type":"portmap","capabilities":{"portMappings":true}})", true);
   }
   PluginCall Call(const char* command, const Plugin& p, const Attachment& a, const std::string& previous) {
-    PluginCall call{.command = command, .type = p.type, .config = p.config, .network = "peer", .version = "1.0.0",
-                    .container = a.pod.str(), .netns_path = a.netns_path, .interface = p.type == "loopback" ? "lo" : "eth0",
-                    .args = "IgnoreUnknown=1", .prev_result = previous, .dirs = dirs};
+    PluginCall call{.command = command,
+                    .type = p.type,
+                    .config = p.config,
+                    .network = "peer",
+                    .version = "1.0.0",
+                    .container = a.pod.str(),
+                    .netns_path = a.netns_path,
+                    .interface = p.type == "loopback" ? "lo" : "eth0",
+                    .args = "IgnoreUnknown=1",
+                    .prev_result = previous,
+                    .dirs = dirs};
     if (p.ports)
       call.runtime_config["portMappings"] = json::Array{json::Object{
           {"hostPort", a.ports[0].host_port}, {"containerPort", a.ports[0].container_port}, {"protocol", "tcp"}}};
@@ -79,7 +89,9 @@ struct Chain {
   }
   void Del(const Attachment& a, const std::string& result) {
     for (size_t i = plugins.size(); i-- > 0;)
-      if (auto out = RunPlugin(Call("DEL", plugins[i], a, plugins[i].type == "loopback" ? "" : result), Deadline::Never()); !out)
+      if (auto out =
+              RunPlugin(Call("DEL", plugins[i], a, plugins[i].type == "loopback" ? "" : result), Deadline::Never());
+          !out)
         Die(out.error().what);
   }
 };
@@ -117,18 +129,20 @@ int Main(int rounds, int pods) {
     Time(del, [&] { chain.Del(pod, result); });
     world.DropNamespace(pod.pod);
   }
-  fmt::print("{} rounds, one published port each; milliseconds\n  {:<36} {:>9} {:>9} {:>9}\n", rounds, "", "p10", "median",
-             "p90");
+  fmt::print("{} rounds, one published port each; milliseconds\n  {:<36} {:>9} {:>9} {:>9}\n", rounds, "", "p10",
+             "median", "p90");
   fmt::print("  {:<36} {:>9} {:9.3f}\n", "berth first attach (bridge, tables)", "", first_attach.At(0.5));
   for (Series* s : {&attach, &detach, &add, &del})
     if (!s->ms.empty()) s->Print();
   if (peers)
-    fmt::print("  ratio of the medians: attach {:.0f}x, detach {:.0f}x, together {:.0f}x\n", add.At(0.5) / attach.At(0.5),
-               del.At(0.5) / detach.At(0.5), (add.At(0.5) + del.At(0.5)) / (attach.At(0.5) + detach.At(0.5)));
+    fmt::print("  ratio of the medians: attach {:.0f}x, detach {:.0f}x, together {:.0f}x\n",
+               add.At(0.5) / attach.At(0.5), del.At(0.5) / detach.At(0.5),
+               (add.At(0.5) + del.At(0.5)) / (attach.At(0.5) + detach.At(0.5)));
   if (pods > 0) {
     auto begin = Clock::now();
     for (int i = 0; i < pods; ++i)
-      if (auto r = net.Attach(world.Pod({{.host_port = world.FreePort(), .container_port = 80}}), Deadline::Never()); !r)
+      if (auto r = net.Attach(world.Pod({{.host_port = world.FreePort(), .container_port = 80}}), Deadline::Never());
+          !r)
         Die(r.error().what);
     double all = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
     Series loaded_attach{fmt::format("berth attach, {} pods there", pods)}, loaded_detach{"berth detach, as many"};
