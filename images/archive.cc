@@ -126,11 +126,11 @@ Result<ArchiveReader> ArchiveReader::Open(int fd, const std::string& spool_dir, 
 }
 
 Result<const ArchiveReader::Entry*> ArchiveReader::Follow(const std::string& name) const {
-  std::string at = name;
+  std::string at = CleanName(name).value_or(name);
   for (int hop = 0; hop <= kMaxLinks; ++hop) {
     auto it = entries_.find(at);
     if (it == entries_.end())
-      return Err(Code::kNotFound, "archive: no entry \"{}\"{}", name, at == name ? "" : fmt::format(" (a link to \"{}\")", at));
+      return Err(Code::kNotFound, "archive: no entry \"{}\"{}", name, hop == 0 ? "" : fmt::format(" (a link to \"{}\")", at));
     if (it->second.directory) return Err(Code::kInvalidArgument, "archive: entry \"{}\" is a directory, expected a file", name);
     if (it->second.link.empty()) return &it->second;
     at = it->second.link;

@@ -128,14 +128,13 @@ Result<StoreImpl::Found> StoreImpl::ResolveLocked(const std::string& text) const
   const std::string hex = prefixed ? text.substr(7) : text;
   const bool idlike = IsHex(hex) && hex.size() >= kShortestPrefix && hex.size() <= 64;
   auto by_prefix = [&]() -> Result<Found> {
-    auto digest_order = "sha256:" + hex;
-    std::vector<Digest> matches;
-    for (const auto& [id, record] : records_)
-      if (id.str().starts_with(digest_order)) matches.push_back(id);
-    if (matches.size() > 1)
-      return Err(Code::kConflict, "image id {}: {} images begin with it; give more digits", text, matches.size());
-    if (matches.empty()) return Err(Code::kNotFound, "image {}: not in the store", text);
-    return Found{matches[0], ""};
+    const std::string prefix = "sha256:" + hex;
+    auto first = records_.lower_bound(std::string_view(prefix));
+    if (first == records_.end() || !first->first.str().starts_with(prefix)) return Err(Code::kNotFound, "image {}: not in the store", text);
+    auto second = std::next(first);
+    if (second != records_.end() && second->first.str().starts_with(prefix))
+      return Err(Code::kConflict, "image id {}: several images begin with it; give more digits", text);
+    return Found{first->first, ""};
   };
   if (idlike && (prefixed || hex.size() == 64)) {
     auto found = by_prefix();

@@ -41,6 +41,15 @@ struct NewImage {
   std::vector<std::string> names;   // canonical
 };
 
+// Orders digests so that those with a common beginning stand together and can be looked up by it.
+struct ByDigestText {
+  using is_transparent = void;
+  static std::string_view Text(const Digest& d) { return d.str(); }
+  static std::string_view Text(std::string_view t) { return t; }
+  template <class A, class B>
+  bool operator()(const A& a, const B& b) const { return Text(a) < Text(b); }
+};
+
 class StoreImpl : public Store {
  public:
   StoreImpl(const Options& options, Db& db, Snapshotter& snapshotter, std::unique_ptr<Transport> transport);
@@ -119,7 +128,7 @@ class StoreImpl : public Store {
   std::mutex commit_mutex_;
   std::mutex collect_mutex_;
   mutable std::mutex mutex_;
-  std::map<Digest, Record> records_;
+  std::map<Digest, Record, ByDigestText> records_;
   std::map<std::string, Digest> names_;
   std::map<Digest, ImageRow> hidden_;      // rows of images that are not whole
   std::map<Digest, int> busy_;

@@ -172,10 +172,13 @@ Result<void> Puller::FetchConfig() {
   if (kept) {
     raw_config_ = std::move(*kept);
   } else {
-    TRY(repository_->GetBlob(config.digest, config.size, 0, [&](std::string_view bytes) -> Result<void> {
-      raw_config_ += bytes;
-      return {};
-    }, until_));
+    do {
+      raw_config_.clear();
+      TRY(repository_->GetBlob(config.digest, config.size, 0, [&](std::string_view bytes) -> Result<void> {
+        raw_config_ += bytes;
+        return {};
+      }, until_));
+    } while (Digest::Of(raw_config_) != config.digest && repository_->DistrustMirrors());
     Digest found = Digest::Of(raw_config_);
     if (found != config.digest) return Err(Code::kDataLoss, "{}: the bytes that came hash to {}", where, found);
   }
@@ -206,8 +209,12 @@ Result<void> Puller::FetchLayers() {
 
   bool resumed = false;
   auto brought = BringLayers(missing, &resumed);
-  // What an earlier attempt left may have been damaged (a power cut does that): once more, from the first byte.
-  if (!brought && brought.error().code == Code::kDataLoss && resumed) brought = BringLayers(missing, &resumed);
+  // What an earlier attempt left may have been damaged (a power cut does that), and mirrors may be wrong: once more, from the
+  // first byte and from the registry itself.
+  if (!brought && brought.error().code == Code::kDataLoss) {
+    const bool mirrors = repository_->DistrustMirrors();
+    if (mirrors || resumed) brought = BringLayers(missing, &resumed);
+  }
   coming_.clear();
 
   if (brought)
@@ -329,6 +336,7 @@ Result<void> Puller::ApplyLayer(Coming& coming) {
     }
   }
   Failpoint("pull_image.downloaded");
+  if (at == 0 && download.size() > 0 && TRY(store_.snapshotter_.Find(diff_id))) return {};   // skipped: somebody else made it
   TRY(inflater.Finish());
   TRY(writer->Commit(diff_id, until_));
   Failpoint("pull_image.layer");

@@ -265,6 +265,24 @@ TEST_F(StoreTest, BlobWithOtherBytesIsNeverUsed) {
   ExpectEmpty();
 }
 
+TEST_F(StoreTest, MirrorWithOtherBytesIsPassedOver) {
+  options.registries["quay.io"].mirrors = {"https://mirror.example"};
+  Reopen();
+  two.PutInto(registry, base, "1");
+  const std::string mirror = "https://mirror.example/v2/app";
+  two.PutInto(registry, mirror, "1");
+  for (const std::string* bytes : {&two.blobs[1], &two.config}) {
+    std::string damaged = *bytes;
+    damaged[damaged.size() / 2] ^= 1;
+    registry.Put(fmt::format("{}/blobs/{}", mirror, Digest::Of(*bytes)), {200, {}, damaged});
+    auto image = Pull("quay.io/app:1");
+    ASSERT_TRUE(image.has_value()) << image.error().what;
+    ASSERT_TRUE(store->Remove(two.id.str()).has_value());
+    two.PutInto(registry, mirror, "1");
+  }
+  ExpectEmpty();
+}
+
 TEST_F(StoreTest, BlobOfZerosIsDataLossNotBadGzip) {
   two.PutInto(registry, base, "1");
   registry.Put(fmt::format("{}/blobs/{}", base, Digest::Of(two.blobs[0])), {200, {}, std::string("\x1f\x8b") + std::string(two.blobs[0].size() - 2, 'x')});

@@ -56,7 +56,7 @@ TEST(Inflater, SeveralMembersFramesAndPadding) {
 TEST(Inflater, EveryCutIsNoticed) {
   const std::string text = Noise(2000, 3);
   for (const std::string& packed : {Gzip(text), Zstd(text)})
-    for (size_t keep = 6; keep < packed.size(); keep += 7) {
+    for (size_t keep = 6; keep < packed.size(); keep += 31) {
       auto got = Inflate(packed.substr(0, keep), 100);
       ASSERT_FALSE(got.has_value()) << keep;
       EXPECT_EQ(got.error().code, Code::kInvalidArgument);
@@ -66,7 +66,7 @@ TEST(Inflater, EveryCutIsNoticed) {
 TEST(Inflater, HostileBytesAreAnErrorOrBytes) {
   const std::string text = Noise(2000, 3);
   for (const std::string& packed : {Gzip(text), Zstd(text)})
-    for (size_t i = 0; i < packed.size() * 8; i += 3) {
+    for (size_t i = 0; i < packed.size() * 8; i += 37) {
       std::string flipped = packed;
       flipped[i / 8] ^= static_cast<char>(1 << (i % 8));
       (void)Inflate(flipped, 500);

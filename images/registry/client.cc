@@ -154,9 +154,9 @@ Result<Url> Repository::UrlOf(Place& place, const Ask& ask, const Deadline& unti
 }
 
 Result<std::unique_ptr<HttpResponse>> Repository::Follow(const Place& place, const Url& start, const Ask& ask, const std::string& authorization,
-                                                         const Deadline& until) {
+                                                         bool& own, const Deadline& until) {
   Url url = start;
-  bool own = true;
+  own = true;
   for (int hop = 0; hop <= kMaxRedirects; ++hop) {
     HttpRequest request;
     request.method = ask.method;
@@ -193,8 +193,10 @@ Result<std::unique_ptr<HttpResponse>> Repository::Request(Place& place, const As
     }
     // Without an answer yet, with a kept token that may have died meanwhile, with a fresh one.
     for (int round = 0;; ++round) {
-      auto response = TRY(Follow(place, url, ask, authorization, until));
+      bool own = false;
+      auto response = TRY(Follow(place, url, ask, authorization, own, until));
       if (response->status() != 401) return response;
+      if (!own) return Refusal(place, ask, *response, again, until);
       auto challenges = ParseChallenges(response->Header("WWW-Authenticate"));
       if (round == 2 || (round > 0 && authorization.starts_with("Basic "))) return Refusal(place, ask, *response, again, until);
       Drain(*response, until);
@@ -278,6 +280,17 @@ Result<void> Repository::Everywhere(const Use& use, const bool& stop, const Dead
     log::Debug("mirror.passed_over", {{"mirror", place.base}, {"image", reference_.Canonical()}, {"error", done.error()}});
     passed += (passed.empty() ? "" : "; ") + done.error().what;
   }
+}
+
+bool Repository::DistrustMirrors() {
+  std::lock_guard lock(mutex_);
+  bool any = false;
+  for (auto& place : places_) {
+    if (place->own || place->dead) continue;
+    log::Warn("mirror.distrusted", {{"mirror", place->base}, {"image", reference_.Canonical()}});
+    place->dead = any = true;
+  }
+  return any;
 }
 
 Result<std::optional<Digest>> Repository::ResolveTag(const std::string& tag, const Deadline& until) {

@@ -48,6 +48,9 @@ class Repository {
   // `sink` ends it and is returned as it is.
   using Sink = std::function<Result<void>(std::string_view)>;
   Result<void> GetBlob(const Digest& digest, uint64_t size, uint64_t offset, const Sink& sink, const Deadline& until);
+  // From now on only the registry itself is asked: bytes that came were wrong, and a mirror may be why. False when there is
+  // no mirror left that could be.
+  bool DistrustMirrors();
 
  private:
   friend class RegistryClient;
@@ -80,8 +83,9 @@ class Repository {
   Result<void> Repeatedly(Place& place, const Use& use, const bool& stop, const Deadline& until);
   // One request with authentication and redirects. The answer has any status but 401.
   Result<std::unique_ptr<HttpResponse>> Request(Place& place, const Ask& ask, Again& again, const Deadline& until);
+  // `own`: whether the answer is the place's itself and not that of a host it redirected to, whose challenges are not answered.
   Result<std::unique_ptr<HttpResponse>> Follow(const Place& place, const Url& start, const Ask& ask, const std::string& authorization,
-                                               const Deadline& until);
+                                               bool& own, const Deadline& until);
   Result<Url> UrlOf(Place& place, const Ask& ask, const Deadline& until);
   // The error that an answer means.
   std::unexpected<Error> Refusal(const Place& place, const Ask& ask, HttpResponse& response, Again& again, const Deadline& until);

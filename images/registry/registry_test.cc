@@ -233,6 +233,15 @@ TEST_F(ClientTest, RedirectToStorageCarriesNoCredentials) {
   EXPECT_EQ(registry.seen().back().authorization, "");
 }
 
+TEST_F(ClientTest, ChallengesOfARedirectedHostAreNotAnswered) {
+  registry.Hook([](const FakeRegistry::Seen& s) -> std::optional<FakeAnswer> {
+    if (s.url.starts_with("https://quay.io")) return FakeAnswer{307, {{"Location", "https://cdn.example/x"}}, ""};
+    return FakeAnswer{401, {{"WWW-Authenticate", R"(Bearer realm="https://evil.example/token",service="q")"}}, ""};
+  });
+  EXPECT_EQ(Blob(*Open("quay.io/app:1", User()), "content").error().code, Code::kUnauthenticated);
+  EXPECT_EQ(registry.Count("GET", "evil.example"), 0u);
+}
+
 TEST_F(ClientTest, RedirectsAreBounded) {
   registry.Put(base + "/manifests/loop", {302, {{"Location", "loop"}}, ""});
   EXPECT_THAT(Open("quay.io/app")->GetManifest("loop", Deadline::Never()).error().what, HasSubstr("more than 5 times"));
