@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "cni/ip.h"
+#include "cni/netlink/sysctl.h"
 
 namespace berth::cni {
 namespace {
@@ -13,6 +14,17 @@ void Option(int fd, int level, int name, int value) { setsockopt(fd, level, name
 
 std::string Where(const PortMapping& p) {
   return fmt::format("host port {}{}{}/{}", p.host_ip, p.host_ip.empty() ? "" : ":", p.host_port, p.protocol);
+}
+
+// The port may also be the near end of somebody's outgoing connection.
+std::string EphemeralHint(uint16_t port) {
+  unsigned low = 0, high = 0;
+  std::string range = netlink::GetSysctl("net/ipv4/ip_local_port_range");
+  if (sscanf(range.c_str(), "%u %u", &low, &high) != 2 || port < low || port > high) return "";
+  return fmt::format(
+      "; outgoing connections take ports from {} to {} too: choose another, or put it into "
+      "net.ipv4.ip_local_reserved_ports",
+      low, high);
 }
 
 Result<unique_fd> Bind(const PortMapping& p, const Ip& ip) {
@@ -49,7 +61,9 @@ Result<unique_fd> Bind(const PortMapping& p, const Ip& ip) {
   // so that connections which are not translated are refused instead of hanging.
   bool ok = bind(fd.get(), address, length) == 0 && (udp || listen(fd.get(), 0) == 0);
   if (!ok) {
-    if (errno == EADDRINUSE) return Err(Code::kConflict, "{}: taken by another program on {}", Where(p), ip.Text());
+    if (errno == EADDRINUSE)
+      return Err(Code::kConflict, "{}: taken by another program on {}{}", Where(p), ip.Text(),
+                 EphemeralHint(p.host_port));
     return SysErr("{}: reserve on {}", Where(p), ip.Text());
   }
   if (!udp) {
