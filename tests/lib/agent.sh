@@ -10,7 +10,7 @@ agent_pid=
 export CONTAINER_RUNTIME_ENDPOINT=unix://$sock IMAGE_SERVICE_ENDPOINT=unix://$sock BERTH_SOCKET=$sock
 
 fail() { echo "FAILED: $*" >&2; [ ! -f "$agent_log" ] || tail -n 30 "$agent_log" >&2; exit 1; }
-say() { echo "== $*"; }
+say() { echo "== $*" >&2; }
 need() {  # need command package-or-hint
   command -v "$1" > /dev/null || { echo "skipped: $1 is missing ($2)"; exit 77; }
 }
@@ -42,6 +42,8 @@ start_agent() {
   done
 }
 : > "$BERTH_SCOPE/empty.toml"
+printf "runtime-endpoint: unix://%s\nimage-endpoint: unix://%s\ntimeout: 30\n" "$sock" "$sock" > "$BERTH_SCOPE/crictl.yaml"
+export CRI_CONFIG_FILE=$BERTH_SCOPE/crictl.yaml
 stop_agent() { kill "$agent_pid"; wait "$agent_pid" || true; }
 kill_agent() { kill -9 "$agent_pid"; wait "$agent_pid" 2> /dev/null || true; }
 
