@@ -328,11 +328,16 @@ void Warn(const Child& child, int sys, const char* a, const char* b, const char*
   Send(child, message);
 }
 
+namespace {
+// Shows in ps and in /proc/<pid>/comm where a start is stuck.
+void Stage(const char* name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
+}  // namespace
+
 void RunChild(Child& child) {
   const Plan& plan = *child.plan;
   // Before anything is joined: what shares a PID namespace with us must not read our descriptors. CVE-2016-9962.
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-  prctl(PR_SET_NAME, "berth-init", 0, 0, 0);
+  Stage("berth:enter");
   struct {
     uint64_t handler, flags, restorer, mask;
   } dispose{};
@@ -355,10 +360,12 @@ void RunChild(Child& child) {
 
   if (plan.kind == PlanKind::kContainer) {
     mode_t mask = umask(0);
+    Stage("berth:mounts");
     EnterRoot(child);
     BuildTree(child);
     umask(mask);
   }
+  Stage("berth:process");
   MakeTerminal(child);
   SetStandardStreams(child);
   ApplySettings(child);
@@ -366,6 +373,7 @@ void RunChild(Child& child) {
   if (plan.kind == PlanKind::kContainer) SealTree(child);
   DropPrivileges(child);
   EnterDirectory(child, true);
+  Stage("berth:created");
   Execute(child);
 }
 

@@ -171,9 +171,9 @@ void LookUp(Child& child, const char* name, char* path, size_t size) {
   Fail(child, 0, "exec: \"", name, "\": executable file not found in $PATH", "", 1);
 }
 
-// Pointer arrays for execve live in one anonymous mapping that the exec throws away.
+// Pointer arrays for execve live in one anonymous mapping that the exec throws away. There is room for one more entry.
 char** Pointers(const Child& child, Slice slice) {
-  size_t bytes = (slice.count + 1) * sizeof(char*);
+  size_t bytes = (slice.count + 2) * sizeof(char*);
   void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) Fail(child, errno, "allocate argument list");
   char** out = static_cast<char**>(map);
@@ -181,6 +181,53 @@ char** Pointers(const Child& child, Slice slice) {
   for (uint32_t i = 0; i < slice.count; ++i) out[i] = const_cast<char*>(child.String(strings[i]));
   out[slice.count] = nullptr;
   return out;
+}
+
+// HOME of a user, by the container's own /etc/passwd ("name:x:uid:gid:comment:home:shell"), "/" when it says nothing: what
+// runc and crun put into an environment without one, and what images rely on. Called as that user.
+void FindHome(uint32_t uid, char* home, size_t size) {
+  Text(home, size) << "HOME=/";
+  int fd = static_cast<int>(OpenAt2(AT_FDCWD, "/etc/passwd", O_RDONLY | O_NONBLOCK, RESOLVE_NO_MAGICLINKS));
+  if (fd < 0) return;
+  struct stat st;
+  char buffer[4096], field[512];
+  size_t length = 0, total = 0;
+  int column = 0;
+  bool ours = false, overlong = false;
+  bool regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+  for (ssize_t n; regular && total < (1 << 20) && (n = read(fd, buffer, sizeof buffer)) > 0;) {
+    total += static_cast<size_t>(n);
+    for (ssize_t i = 0; i < n; ++i) {
+      char c = buffer[i];
+      if (c != ':' && c != '\n') {
+        if (length < sizeof field - 1) field[length++] = c;
+        else overlong = true;
+        continue;
+      }
+      field[length] = 0;
+      if (column == 2 && length) {
+        uint64_t value = 0;
+        bool number = true;
+        for (size_t j = 0; j < length && number; ++j) {
+          number = field[j] >= '0' && field[j] <= '9' && value <= UINT32_MAX;
+          value = value * 10 + static_cast<uint64_t>(field[j] - '0');
+        }
+        ours = number && value == uid;
+      } else if (column == 5 && ours) {
+        if (length && !overlong) Text(home, size) << "HOME=" << field;
+        close(fd);
+        return;
+      }
+      length = 0;
+      overlong = false;
+      ++column;
+      if (c == '\n') {
+        column = 0;
+        ours = false;
+      }
+    }
+  }
+  close(fd);
 }
 
 void WaitForStart(Child& child, int listener) {
@@ -383,6 +430,14 @@ void Execute(Child& child) {
   LookUp(child, child.String(args[0]), path, sizeof path);
   char** argv = Pointers(child, plan.args);
   char** envp = Pointers(child, plan.env);
+  char home[600];
+  bool has_home = false;
+  for (uint32_t i = 0; i < plan.env.count; ++i) has_home = has_home || strncmp(envp[i], "HOME=", 5) == 0;
+  if (!has_home) {
+    FindHome(plan.uid, home, sizeof home);
+    envp[plan.env.count] = home;
+    envp[plan.env.count + 1] = nullptr;
+  }
 
   // Only the sockets we wait on stay; everything else that was opened for the set-up goes now.
   int first = 3 + static_cast<int>(plan.preserve_fds);

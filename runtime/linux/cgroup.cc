@@ -43,13 +43,17 @@ std::string Parent(const std::string& path) {
   return slash == 0 ? std::string() : path.substr(0, slash);
 }
 
-// A new cpuset is empty and takes no process: it starts with what its parent has.
-Result<void> InheritCpuset(const std::string& dir) {
+// A new cpuset is empty and takes no process: it starts with what its parent has, and so on up to the mount.
+Result<void> InheritCpuset(const std::string& mount, const std::string& path) {
   for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) {
-    std::string own = TRY(ReadControl(dir + file));
+    std::string own = TRY(ReadControl(mount + path + file));
     if (!Trim(own).empty()) continue;
-    std::string parent = TRY(ReadControl(Parent(dir) + file));
-    TRY(WriteControl(dir + file, Trim(parent)));
+    std::string parent = TRY(ReadControl(mount + Parent(path) + file));
+    if (Trim(parent).empty() && !Parent(path).empty()) {
+      TRY(InheritCpuset(mount, Parent(path)));
+      parent = TRY(ReadControl(mount + Parent(path) + file));
+    }
+    TRY(WriteControl(mount + path + file, Trim(parent)));
   }
   return {};
 }
@@ -97,7 +101,7 @@ struct Maker {
       return SysErr("make cgroup {}", dir);
     }
     if (fresh) made.push_back(dir);
-    if (cpuset) TRY(InheritCpuset(dir));
+    if (cpuset) TRY(InheritCpuset(mount, path));
     return fresh;
   }
 

@@ -204,6 +204,19 @@ TEST_F(Cli, LimitsScoresDirectoryEnvironment) {
   EXPECT_EQ(Lines("ulimit -n; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj; pwd; echo $GREETING"), "16\n64\n0\n321\n/made/for/me\nhello world\n");
 }
 
+TEST_F(Cli, HomeComesFromPasswdWhenTheEnvironmentHasNone) {
+  bundle->spec.process->env = {"PATH=/bin"};
+  EXPECT_EQ(Lines("echo $HOME; umask"), "/\n0022\n");
+  bundle->Put("/rootfs/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nodd:x:10:1::/wrong:\nme:x:1000:1000:Me, Myself:/home/me:/bin/sh\n");
+  EXPECT_EQ(Lines("echo $HOME"), "/root\n");
+  bundle->spec.process->user.uid = 1000;
+  EXPECT_EQ(Lines("echo $HOME"), "/home/me\n");
+  bundle->spec.process->user.uid = 1;
+  EXPECT_EQ(Lines("echo $HOME"), "/\n");
+  bundle->spec.process->env.push_back("HOME=/given");
+  EXPECT_EQ(Lines("echo $HOME"), "/given\n");
+}
+
 TEST_F(Cli, LimitsThatCannotBeHadAreClampedWithAWarning) {
   if (caps::OwnBounding() >> 24 & 1) GTEST_SKIP() << "this host has CAP_SYS_RESOURCE";
   bundle->spec.process->rlimits = {{"RLIMIT_NOFILE", 1 << 30, 100}};

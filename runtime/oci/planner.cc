@@ -167,10 +167,8 @@ Result<void> WriteProcess(PlanWriter& w, const Process& p, const Spec* spec, con
   plan.uid = p.user.uid;
   plan.gid = p.user.gid;
   plan.groups = w.Array(p.user.additionalGids);
-  if (p.user.umask) {
-    plan.flags |= init::kPlanUmask;
-    plan.umask = *p.user.umask;
-  }
+  plan.flags |= init::kPlanUmask;
+  plan.umask = p.user.umask.value_or(022);
   if (p.noNewPrivileges) plan.flags |= init::kPlanNoNewPrivileges;
   if (p.oomScoreAdj) {
     plan.flags |= init::kPlanOomScore;
