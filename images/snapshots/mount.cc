@@ -75,7 +75,7 @@ Result<unique_fd> MountOverlayByString(const OverlayRequest& request) {
     }
     return out;
   };
-  std::string options = "index=off,metacopy=off,redirect_dir=nofollow,lowerdir=";
+  std::string options = "index=off,metacopy=off,redirect_dir=nofollow,xino=auto,lowerdir=";
   for (auto it = request.lowers.rbegin(); it != request.lowers.rend(); ++it) {
     if (it != request.lowers.rbegin()) options += ':';
     options += escape(*it);
@@ -145,6 +145,7 @@ Result<unique_fd> MountOverlay(const OverlayRequest& request) {
   TRY(context.Set("index", "off"));
   TRY(context.Set("metacopy", "off"));
   TRY(context.Set("redirect_dir", "nofollow"));
+  TRY(context.Set("xino", "auto"));
   bool read_only = request.upper.empty();
   if (read_only) TRY(context.Flag("ro"));
   return context.Mount(read_only ? MOUNT_ATTR_RDONLY : 0, read_only ? request.lowers.back() : request.upper);

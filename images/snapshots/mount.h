@@ -22,7 +22,8 @@ struct OverlayRequest {
   std::string upper, work;                  // both empty: read-only, and then at least two lowers
 };
 // Whiteouts, opaque directories and copy-up as usual; what a layer brings cannot redirect names or share data
-// (redirect_dir=nofollow, metacopy=off), and the writable directory stays usable without these lowers (index=off).
+// (redirect_dir=nofollow, metacopy=off), the writable directory stays usable without these lowers (index=off), and everything
+// below one root has one st_dev (xino=auto), as find -xdev and du -x expect.
 Result<unique_fd> MountOverlay(const OverlayRequest& request);
 
 Result<unique_fd> CloneMount(const std::string& path, bool read_only);   // of the tree at path, not recursive

@@ -7,8 +7,9 @@
 // and returns it as a detached overlay mount; nothing appears in the host's mount table but one mount per layer in use.
 // `Drop` removes the owner's writable directory and lets go of the layers. `RemoveLayer` deletes one that nobody uses.
 //
-// Two implementations: ErofsSnapshotter (the layer is its own tar plus an EROFS index) and DirectorySnapshotter (unpacked
-// trees). Both pass snapshotter_contract.h. Thread-safe. Records are rows in berth.db (tables `layers`, `snapshots`).
+// Two kinds, chosen by OpenSnapshotter (probe.h): "erofs" (the layer is its own tar plus an EROFS index) and "directory"
+// (unpacked trees, with the tar beside them). Both pass snapshotter_contract.h. Thread-safe. Layers are rows in berth.db (`layers`
+// and what was made of them, `layer_views`); an owner is a directory below snapshots/, which names its chain (`layer_chains`).
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,8 +50,8 @@ class Snapshotter {
   virtual ~Snapshotter() = default;
   virtual std::string_view name() const = 0;     // "erofs", "directory"
 
-  // `parents`: the chain below, bottom first, all committed (hard links into lower layers and implicit parent
-  // directories take their facts from there).
+  // `parents`: the chain below, bottom first (hard links into lower layers and implicit parent directories take their facts
+  // from there). They have to be committed by the time of Commit, so layers may stream side by side and commit in order.
   virtual Result<std::unique_ptr<LayerWriter>> Begin(const std::vector<Digest>& parents) = 0;
   virtual Result<std::optional<LayerInfo>> Find(const Digest& diff_id) = 0;
   // The layer's uncompressed tar, byte for byte as it was committed, for push and save.
@@ -62,7 +63,7 @@ class Snapshotter {
                                  const Deadline& until) = 0;
   virtual Result<void> Drop(const std::string& owner) = 0;              // missing = success
   virtual Result<Usage> OwnerUsage(const std::string& owner) = 0;       // of the writable directory; walks it
-  virtual Result<void> RemoveLayer(const Digest& diff_id) = 0;          // kConflict while an owner uses it
+  virtual Result<void> RemoveLayer(const Digest& diff_id) = 0;          // kConflict while an owner uses it; missing = success
   // Called once at start: drops owners not in `live`, removes half-made layers and unused layer mounts, repairs indexes.
   virtual Result<void> Collect(const std::vector<std::string>& live_owners) = 0;
   virtual Result<Usage> LayersUsage() = 0;                              // from records, cheap

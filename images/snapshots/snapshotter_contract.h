@@ -543,6 +543,13 @@ TEST_P(SnapshotterContract, ManyLayers) {
   auto paths = LookAt(chain);
   EXPECT_EQ(paths.size(), 132u);
   EXPECT_EQ(paths["last"], "f 644 \"129\"");
+  auto root = snapshotter_->Prepare("o", chain, false, Deadline::Never());
+  ASSERT_TRUE(IsOk(root));
+  struct stat top, bottom;
+  ASSERT_EQ(fstatat(root->mount.get(), ".", &top, 0), 0);
+  ASSERT_EQ(fstatat(root->mount.get(), "f0", &bottom, 0), 0);
+  EXPECT_EQ(top.st_dev, bottom.st_dev);    // one filesystem to those who look
+  ASSERT_TRUE(IsOk(snapshotter_->Drop("o")));
   EXPECT_TRUE(IsErr(snapshotter_->Prepare("o", std::vector<Digest>(501, chain[0]), false, Deadline::Never()), Code::kInvalidArgument, "501"));
 }
 
