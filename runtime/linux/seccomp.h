@@ -28,7 +28,7 @@ struct Program {
 // kInvalidArgument names the member ("linux.seccomp.syscalls[3].action: ..."); kUnimplemented for SCMP_ACT_NOTIFY.
 // `cache_dir`, when not empty, is created 0700 and must be writable by us alone.
 Result<std::shared_ptr<const Program>> Compile(const oci::Seccomp& filter, const std::string& cache_dir = "");
-// Without any cache: what Compile does on a miss.
+// Without any cache, and for every architecture of the filter, also those this kernel does not run (x32).
 Result<Program> Build(const oci::Seccomp& filter);
 
 // What a profile's conditions are judged against.
