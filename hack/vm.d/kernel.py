@@ -3,11 +3,10 @@
 Nothing is installed: the package is downloaded by apt-get, unpacked, and its modules are read where they lie. Cache:
 
     <cache>/<package>/boot/vmlinuz-<version>   as unpacked        <cache>/debian     link to the package last resolved
-    <cache>/<package>/lib/modules/<version>    plus depmod        <cache>/<version>.initramfs, .vmlinux   made by us
+    <cache>/<package>/lib/modules/<version>    plus depmod        <cache>/<version>.vmlinux   made by us
 """
 import fcntl
 import glob
-import hashlib
 import lzma
 import os
 import shutil
@@ -32,7 +31,7 @@ class Kernel:
     version: str
     image: str       # what qemu boots
     modules: str     # folder lib/modules/<version>, or "" when all is built in
-    cache: str
+    cache: str       # cache_folder()
 
 
 def cache_folder():
@@ -112,28 +111,22 @@ def download(meta, link, cache):
             run(["dpkg-deb", "-x", glob.glob(os.path.join(work, "*.deb"))[0], os.path.join(work, "tree")], work)
             run(["depmod", "-b", os.path.join(work, "tree"), os.listdir(os.path.join(work, "tree/lib/modules"))[0]], work)
             os.rename(os.path.join(work, "tree"), tree)
+    if os.path.islink(link):      # its package was removed from the cache
+        os.unlink(link)
     os.symlink(package, link)
 
 
 def initramfs(kernel, init):
-    """Path of the archive that mounts the host's root: busybox, `init`, the early modules in the order of loading."""
-    busybox = shutil.which("busybox") or ""
-    if not busybox or b"\x7fELF" not in read(busybox)[:4] or b"ld-linux" in read(busybox)[:4096]:
-        raise Unavailable("a static busybox is missing (Debian package busybox-static)")
-    mark = hashlib.sha256(read(init) + read(busybox) + read(__file__) + kernel.modules.encode()).hexdigest()[:16]
-    path = os.path.join(kernel.cache, f"{kernel.version}.initramfs.{mark}")
-    if os.path.exists(path):
-        return path
-    files = {"init": (0o755, read(init)), "bin/busybox": (0o755, read(busybox))}
-    order = []
+    """The archive (bytes) that mounts the host's root: busybox, `init`, the early modules in the order of loading."""
+    busybox = read(shutil.which("busybox") or "/bin/busybox")
+    if b"ld-linux" in busybox[:4096]:
+        raise Unavailable("busybox is not static (Debian package busybox-static)")
+    files = {"init": (0o755, read(init)), "bin/busybox": (0o755, busybox)}
     for number, module in enumerate(load_order(kernel.modules)):
         data = read(os.path.join(kernel.modules, module))
-        order.append(f"{number:02}-{os.path.basename(module).split('.')[0]}.ko")
-        files[f"modules/{order[-1]}"] = (0o644, lzma.decompress(data) if module.endswith(".xz") else data)
-    for old in glob.glob(os.path.join(kernel.cache, f"{kernel.version}.initramfs.*")):
-        os.unlink(old)
-    write(path, cpio(files))
-    return path
+        name = os.path.basename(module).split(".")[0]
+        files[f"modules/{number:02}-{name}.ko"] = (0o644, lzma.decompress(data) if module.endswith(".xz") else data)
+    return cpio(files)
 
 
 def load_order(modules):

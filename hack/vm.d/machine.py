@@ -94,7 +94,7 @@ class Machine:
         self.kernel, self.options = kernel, options
         self.mark = f"<vm-end-{secrets.token_hex(16)}>".encode()
         self.console = collections.deque(maxlen=40)
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()    # kill() may interrupt kill()
         self.killed = ""                # why we killed qemu: "", "timeout", "cut", "signal N"
         self.begun, self.verdict = False, ""
         self.qemu = None
@@ -105,6 +105,8 @@ class Machine:
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 signal.signal(number, lambda n, _: self.kill(f"signal {n}"))
             self.start(work)
+            if self.killed:
+                self.qemu.kill()
             watchdog = threading.Timer(self.options.timeout, self.kill, ["timeout"])
             watchdog.daemon = True
             watchdog.start()
@@ -123,13 +125,14 @@ class Machine:
             make_disk(disk, o.disk_size)
         initrd = os.path.join(work, "initrd")
         base = kernels.initramfs(self.kernel, os.path.join(o.repo, "hack/vm.d/initramfs-init"))
-        kernels.write(initrd, kernels.read(base) + kernels.cpio(self.guest_files()))
+        kernels.write(initrd, base + kernels.cpio(self.guest_files()))
+        self.unneeded = [initrd] if o.disk else [initrd, disk]
         ours, theirs = {}, {}
         for name in ("console", "control", "out", "err", "in"):
             ours[name], theirs[name] = socket.socketpair()
         args = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *accelerator(self.kernel.cache),
                 "-smp", str(o.cpus), "-m", str(o.memory), "-kernel", self.kernel.image, "-initrd", initrd, "-append",
-                "console=ttyS0 quiet panic=-1 oops=panic mitigations=off random.trust_cpu=on cgroup_no_v1=all",
+                "console=ttyS0 quiet panic=-1 oops=panic no_timer_check mitigations=off random.trust_cpu=on cgroup_no_v1=all",
                 "-drive", f"file={disk.replace(',', ',,')},format=raw,if=none,id=disk,cache={'none' if direct_io(disk) else 'writeback'}",
                 "-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci,max_ports=8",
                 "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]
@@ -144,8 +147,9 @@ class Machine:
             libc.prctl(1, signal.SIGKILL)    # PR_SET_PDEATHSIG
 
         with open(os.path.join(work, "qemu.err"), "wb") as errors:
-            # A session of its own: Ctrl-C reaches us alone, and we say what became of the VM.
-            self.qemu = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True,
+            # A process group of its own: Ctrl-C reaches us alone, and we say what became of the VM. Not a session of its own,
+            # which would be a scheduling group (autogroup) beside the caller's.
+            self.qemu = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, process_group=0,
                                          pass_fds=[end.fileno() for end in theirs.values()], preexec_fn=die_with_parent)
         for end in theirs.values():
             end.close()
@@ -170,9 +174,12 @@ class Machine:
 
     @staticmethod
     def feed(port):
-        while data := os.read(0, 65536):
-            port.sendall(data)
-        port.shutdown(socket.SHUT_WR)
+        try:
+            while data := os.read(0, 65536):
+                port.sendall(data)
+            port.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass        # the VM is gone
 
     def relay(self):
         """Moves bytes until the guest has told the exit code and both outputs are complete, or qemu is gone."""
@@ -217,6 +224,8 @@ class Machine:
                 print(f"console: {text}", file=sys.stderr, flush=True)
         elif text == "begun":
             self.begun = True
+            for path in self.unneeded:      # qemu has them open; a SIGKILL to us shall not leave them behind
+                os.unlink(path)
             if self.options.cut_after is not None:
                 timer = threading.Timer(self.options.cut_after, self.kill, ["cut"])
                 timer.daemon = True
@@ -234,7 +243,8 @@ class Machine:
         with self.lock:
             if not self.killed and not self.verdict:
                 self.killed = why
-                self.qemu.kill()
+                if self.qemu:
+                    self.qemu.kill()
 
     def ended(self, words):
         o = self.options
