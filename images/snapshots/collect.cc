@@ -5,6 +5,7 @@
 #include "base/atomic_file.h"
 #include "base/log.h"
 #include "images/snapshots/layer_snapshotter.h"
+#include "images/snapshots/mount.h"
 
 namespace berth::images {
 namespace {
@@ -45,6 +46,11 @@ Result<void> LayerSnapshotter::Collect(const std::vector<std::string>& live_owne
   SweepTemporaries(config_.layout.Snapshots(), kGoneOwner);
   SweepTemporaries(config_.layout.Layers(), kTemporary);
   SweepTemporaries(config_.layout.Trees(), kTemporary);
+  for (const std::string& name : List(config_.layout.Trees())) {
+    if (!name.starts_with(kOverlayPoint)) continue;
+    (void)DetachMount(config_.layout.Trees() + "/" + name);
+    Remove(config_.layout.Trees() + "/" + name, "left by a mount");
+  }
   SweepLayers();
   SweepUnrecorded();
   DetachUnexplained();

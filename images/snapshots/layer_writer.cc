@@ -6,6 +6,7 @@
 
 #include "base/atomic_file.h"
 #include "base/failpoint.h"
+#include "base/log.h"
 #include "base/undo.h"
 #include "images/snapshots/layer_snapshotter.h"
 
@@ -181,7 +182,7 @@ class TarLayerWriter : public LayerWriter {
     if (!hasher_) hasher_ = std::make_unique<FileHasher>(fd_.get(), path_);
     hasher_->End();
     // While the rest is hashed and synced, the view is made of what the scanner found.
-    bool known = TRY(home_.Find(diff_id)).has_value();
+    bool known = home_.CheckTar(diff_id).has_value();
     Result<void> scanned = scanner_.Finish();
     std::optional<LayerSnapshotter::BuiltView> built;
     LayerSnapshotter::Use use(home_);
@@ -242,7 +243,14 @@ Result<std::unique_ptr<LayerWriter>> LayerSnapshotter::Begin(const std::vector<D
 Result<void> LayerSnapshotter::PublishLayer(const Digest& diff_id, uint64_t size, const std::string& tar, const BuiltView& built,
                                             const Deadline& until) {
   auto held = TRY(layer_locks_.Acquire(diff_id.hex(), until, "layer"));
-  if (TRY(Find(diff_id))) return {};        // another writer was faster with the same bytes
+  auto there = CheckTar(diff_id);
+  if (there) return {};                      // another writer was faster with the same bytes
+  if (there.error().code == Code::kDataLoss) {
+    log::Warn("layer.replaced", {{"layer", diff_id}, {"why", there.error()}});
+    TRY(ForgetLayer(diff_id));
+  } else if (there.error().code != Code::kNotFound) {
+    return there;
+  }
   TRY(until.Check("its turn"));
   std::string named = config_.layout.Tar(diff_id);
   Undo undo;

@@ -5,8 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
-
 #include "base/atomic_file.h"
 #include "base/id.h"
 
@@ -65,37 +63,13 @@ class Context {
   unique_fd fd_;
 };
 
-// Before Linux 6.5 all lowers go into one string of mount(2), which takes a page.
-Result<unique_fd> MountOverlayByString(const OverlayRequest& request) {
-  auto escape = [](const std::string& path) {
-    std::string out;
-    for (char c : path) {
-      if (c == ':' || c == ',' || c == '\\') out += '\\';
-      out += c;
-    }
-    return out;
-  };
-  std::string options = "index=off,metacopy=off,redirect_dir=nofollow,xino=auto,lowerdir=";
-  for (auto it = request.lowers.rbegin(); it != request.lowers.rend(); ++it) {
-    if (it != request.lowers.rbegin()) options += ':';
-    options += escape(*it);
-  }
-  if (!request.upper.empty()) options += ",upperdir=" + escape(request.upper) + ",workdir=" + escape(request.work);
-  if (options.size() > 4095)
-    return Err(Code::kFailedPrecondition, "mount overlay: {} layers do not fit the mount options of this kernel; Linux 6.5 or newer has no such limit",
-               request.lowers.size());
-  std::string at = request.lowers.front();
-  at = at.substr(0, at.rfind('/')) + "/.overlay-" + RandomHex(16);
-  if (mkdir(at.c_str(), 0700) != 0) return SysErr("make {}", at);
-  Result<unique_fd> mount = Err(Code::kInternal, "not mounted");
-  if (::mount("overlay", at.c_str(), "overlay", request.upper.empty() ? MS_RDONLY : 0, options.c_str()) != 0) {
-    mount = SysErr("mount overlay: {}", options);
-  } else {
-    mount = CloneMount(at, request.upper.empty());
-    umount2(at.c_str(), MNT_DETACH);
-  }
-  rmdir(at.c_str());
-  return mount;
+// Whether lowers can be given one by one (Linux 6.5).
+bool TakesLowersOneByOne() {
+  static const bool takes = [] {
+    unique_fd context(fsopen("overlay", FSOPEN_CLOEXEC));
+    return context && fsconfig(context.get(), FSCONFIG_SET_STRING, "lowerdir+", "/", 0) == 0;
+  }();
+  return takes;
 }
 
 std::string Unescape(std::string_view field) {   // mountinfo writes blank, tab, newline and backslash as \ooo
@@ -124,20 +98,10 @@ Result<unique_fd> MountErofs(const std::string& image, const std::string& device
 Result<unique_fd> MountOverlay(const OverlayRequest& request) {
   if (request.lowers.size() > kMaxLowers)
     return Err(Code::kInvalidArgument, "mount overlay: {} layers, at most {} are possible", request.lowers.size(), kMaxLowers);
-  static std::atomic<bool> one_by_one{true};
-  if (!one_by_one.load(std::memory_order_relaxed)) return MountOverlayByString(request);
+  if (!TakesLowersOneByOne()) return MountOverlayByString(request);
   Context context = TRY(Context::Open("overlay"));
   TRY(context.Set("source", "berth"));
-  bool first = true;
-  for (auto it = request.lowers.rbegin(); it != request.lowers.rend(); ++it) {
-    auto set = context.Set("lowerdir+", *it);
-    if (!set && first && set.error().sys == EINVAL && Exists(*it)) {
-      one_by_one = false;
-      return MountOverlayByString(request);
-    }
-    TRY(std::move(set));
-    first = false;
-  }
+  for (auto it = request.lowers.rbegin(); it != request.lowers.rend(); ++it) TRY(context.Set("lowerdir+", *it));
   if (!request.upper.empty()) {
     TRY(context.Set("upperdir", request.upper));
     TRY(context.Set("workdir", request.work));
@@ -149,6 +113,38 @@ Result<unique_fd> MountOverlay(const OverlayRequest& request) {
   bool read_only = request.upper.empty();
   if (read_only) TRY(context.Flag("ro"));
   return context.Mount(read_only ? MOUNT_ATTR_RDONLY : 0, read_only ? request.lowers.back() : request.upper);
+}
+
+Result<unique_fd> MountOverlayByString(const OverlayRequest& request) {
+  auto escape = [](const std::string& path) {
+    std::string out;
+    for (char c : path) {
+      if (c == ':' || c == ',' || c == '\\') out += '\\';
+      out += c;
+    }
+    return out;
+  };
+  std::string options = "index=off,metacopy=off,redirect_dir=nofollow,xino=auto,lowerdir=";
+  for (auto it = request.lowers.rbegin(); it != request.lowers.rend(); ++it) {
+    if (it != request.lowers.rbegin()) options += ':';
+    options += escape(*it);
+  }
+  if (!request.upper.empty()) options += ",upperdir=" + escape(request.upper) + ",workdir=" + escape(request.work);
+  if (options.size() > 4095)
+    return Err(Code::kFailedPrecondition, "mount overlay: {} layers do not fit the mount options of this kernel; Linux 6.5 or newer has no such limit",
+               request.lowers.size());
+  std::string at = request.lowers.front();
+  at = at.substr(0, at.rfind('/')) + "/" + std::string(kOverlayPoint) + RandomHex(16);
+  if (mkdir(at.c_str(), 0700) != 0) return SysErr("make {}", at);
+  Result<unique_fd> mount = Err(Code::kInternal, "not mounted");
+  if (::mount("overlay", at.c_str(), "overlay", request.upper.empty() ? MS_RDONLY : 0, options.c_str()) != 0) {
+    mount = SysErr("mount overlay: {}", options);
+  } else {
+    mount = CloneMount(at, request.upper.empty());
+    umount2(at.c_str(), MNT_DETACH);
+  }
+  rmdir(at.c_str());
+  return mount;
 }
 
 Result<unique_fd> CloneMount(const std::string& path, bool read_only) {

@@ -25,6 +25,10 @@ struct OverlayRequest {
 // (redirect_dir=nofollow, metacopy=off), the writable directory stays usable without these lowers (index=off), and everything
 // below one root has one st_dev (xino=auto), as find -xdev and du -x expect.
 Result<unique_fd> MountOverlay(const OverlayRequest& request);
+// The same as kernels before 6.5 need it, all lowers in one string of at most a page; MountOverlay comes here by itself. Mounts
+// for a moment beside the first lower, at a name that begins with kOverlayPoint.
+Result<unique_fd> MountOverlayByString(const OverlayRequest& request);
+inline constexpr std::string_view kOverlayPoint = ".overlay-";
 
 Result<unique_fd> CloneMount(const std::string& path, bool read_only);   // of the tree at path, not recursive
 Result<void> AttachMount(const unique_fd& mount, const std::string& path);

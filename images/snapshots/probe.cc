@@ -1,5 +1,6 @@
 #include "images/snapshots/probe.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -7,6 +8,8 @@
 #include <sys/utsname.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+
+#include <cstdlib>
 
 #include "base/atomic_file.h"
 #include "base/id.h"
@@ -22,6 +25,7 @@ namespace {
 constexpr int kProbeVersion = 1;          // raise it with any change of what is asked
 constexpr std::string_view kContent = "berth probes the kernel\n";
 constexpr std::string_view kXattr = "trusted.berth.probe";
+constexpr std::string_view kScratch = ".probe-";
 
 // A layer of one file and one directory with a whiteout. The "tar" needs no headers: the index only names blocks in it.
 Tree ProbeTree(uint64_t file_size) {
@@ -131,7 +135,7 @@ Result<std::string> TryErofs(const std::string& directory) {
 template <class F>
 auto InScratch(const Layout& layout, F&& f) -> decltype(f(std::string())) {
   TRY(MakeDirs(layout.root, 0711));
-  std::string directory = fmt::format("{}/.probe-{}", layout.root, RandomHex(16));
+  std::string directory = fmt::format("{}/{}{}", layout.root, kScratch, RandomHex(16));
   if (mkdir(directory.c_str(), 0700) != 0) return SysErr("make {}", directory);
   Undo undo;
   undo.Add("remove probe directory", [&] {
@@ -139,6 +143,27 @@ auto InScratch(const Layout& layout, F&& f) -> decltype(f(std::string())) {
     return RemoveTree(directory);
   });
   return f(directory);
+}
+
+// What a probe left that was killed.
+void SweepScratch(const Layout& layout) {
+  std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir(layout.root.c_str()), closedir);
+  if (!directory) return;
+  while (dirent* entry = readdir(directory.get())) {
+    if (!std::string_view(entry->d_name).starts_with(kScratch)) continue;
+    std::string path = fmt::format("{}/{}", layout.root, entry->d_name);
+    umount2((path + "/at").c_str(), MNT_DETACH);
+    if (auto removed = RemoveTree(path); !removed) log::Warn("probe.leftover_stays", {{"path", path}, {"error", removed.error()}});
+  }
+}
+
+// Directories as the kernel will name them in its mount table.
+Result<std::string> Canonical(const std::string& name, const std::string& path, unsigned mode) {
+  if (path.empty() || path.front() != '/') return Err(Code::kInvalidArgument, "{} {:?}: want an absolute path", name, path);
+  TRY(MakeDirs(path, mode));
+  std::unique_ptr<char, void (*)(void*)> real(realpath(path.c_str(), nullptr), free);
+  if (!real) return SysErr("resolve {}", path);
+  return std::string(real.get());
 }
 
 std::string BootId() {
@@ -191,15 +216,14 @@ Result<std::unique_ptr<Snapshotter>> OpenSnapshotter(const Options& options, Db&
   const std::string& wanted = options.snapshotter;
   if (wanted != "auto" && wanted != "erofs" && wanted != "directory")
     return Err(Code::kInvalidArgument, "images.snapshotter: {:?}: want auto, erofs or directory", wanted);
-  Layout layout{options.root, options.run};
-  // The longest path given to the kernel, see mount.h: an index or a tree.
-  ViewId longest{Digest::Of(""), std::string(32, 'x')};
-  for (const std::string& path : {layout.root, layout.run}) {
-    if (path.empty() || path.front() != '/') return Err(Code::kInvalidArgument, "data directory {:?}: want an absolute path", path);
-    size_t most = std::max(MakeErofsViews(layout)->Path(longest).size(), layout.Owner(std::string(128, 'x')).size() + 6);
-    if (most > kMaxMountPath)
-      return Err(Code::kInvalidArgument, "data directory {:?}: too long, paths below it may have at most {} bytes", path, kMaxMountPath);
-  }
+  Layout layout{TRY(Canonical("data directory", options.root, 0711)), TRY(Canonical("run directory", options.run, 0711))};
+  // The longest paths given to the kernel, see mount.h.
+  std::string index = MakeErofsViews(layout)->Path({Digest::Of(""), std::string(32, 'x')}), upper = layout.Owner(std::string(128, 'x')) + "/upper";
+  if (size_t longest = std::max(index.size(), upper.size()); longest > kMaxMountPath)
+    return Err(Code::kInvalidArgument, "data directory {:?}: too long by {} bytes", layout.root, longest - kMaxMountPath);
+  if (std::string mounts = layout.Mounts(); mounts.size() + 33 > kMaxMountPath)
+    return Err(Code::kInvalidArgument, "run directory {:?}: too long by {} bytes", layout.run, mounts.size() + 33 - kMaxMountPath);
+  SweepScratch(layout);
   TRY(ProbeOverlay(layout));
   ErofsProbe probe;
   if (wanted != "directory") probe = TRY(ProbeErofs(layout, wanted == "erofs"));

@@ -5,6 +5,7 @@
 #include "base/child.h"
 #include "images/snapshots/failpoints.h"
 #include "images/snapshots/layer_snapshotter.h"
+#include "images/snapshots/mount.h"
 #include "images/snapshots/snapshotter_contract.h"
 
 namespace berth::images {
@@ -130,6 +131,69 @@ TEST_P(ErofsSnapshotter, LayersServeBothKinds) {
   ASSERT_TRUE(IsOk(snapshotter_->RemoveLayer(lower)));
   ASSERT_TRUE(IsOk(snapshotter_->RemoveLayer(upper)));
   EXPECT_THAT(Files(), IsEmpty());
+}
+
+TEST_P(ErofsSnapshotter, OverlaysAsBeforeLowersWereGivenOneByOne) {
+  std::vector<std::string> lowers;
+  for (std::string name : {"a,b", "c:d", "e\\f"}) {
+    lowers.push_back(base_ + "/lowers/" + name);
+    ASSERT_TRUE(IsOk(MakeDirs(lowers.back())));
+    ASSERT_TRUE(IsOk(WriteFileAtomic(lowers.back() + "/file" + std::to_string(lowers.size()), name)));
+    ASSERT_TRUE(IsOk(WriteFileAtomic(lowers.back() + "/top", name)));
+  }
+  for (const char* name : {"/up", "/work"}) ASSERT_TRUE(IsOk(MakeDirs(base_ + name)));
+  for (bool by_string : {true, false}) {
+    OverlayRequest request{lowers, base_ + "/up", base_ + "/work"};
+    auto mount = by_string ? MountOverlayByString(request) : MountOverlay(request);
+    ASSERT_TRUE(IsOk(mount));
+    EXPECT_THAT(Look(mount->get()), ElementsAre(Key("."), Key("file1"), Key("file2"), Key("file3"), Pair("top", "f 644 \"e\\\\f\"")));
+  }
+  EXPECT_TRUE(IsErr(MountOverlayByString({std::vector<std::string>(100, base_ + std::string(40, 'x')), {}, {}}), Code::kFailedPrecondition, "6.5"));
+  EXPECT_TRUE(IsOk(MountsAt(base_)));
+  EXPECT_THAT(*MountsAt(base_ + "/lowers"), IsEmpty());
+}
+
+TEST_P(ErofsSnapshotter, ALayerWhoseTarIsDamagedIsReplacedByItsNextImport) {
+  TarMaker tar;
+  tar.Dir("./").File("f", "content");
+  Digest layer = Add(tar);
+  EXPECT_THAT(LookAt({layer}), Contains(Key("f")));
+  ASSERT_EQ(truncate(fmt::format("{}/layers/{}.tar", base_, layer.hex()).c_str(), 512), 0);
+  EXPECT_TRUE(IsErr(snapshotter_->OpenTar(layer), Code::kDataLoss, "record says"));
+  EXPECT_EQ(Add(tar), layer);
+  EXPECT_THAT(LookAt({layer}), Contains(Pair("f", "f 644 \"content\"")));
+}
+
+TEST_P(ErofsSnapshotter, DirectoriesBehindLinks) {
+  std::string link = base_ + "-link";
+  unlink(link.c_str());
+  ASSERT_EQ(symlink(run_->path().c_str(), link.c_str()), 0);
+  Options options;
+  options.root = base_;
+  options.run = link;
+  options.snapshotter = "erofs";
+  snapshotter_.reset();
+  auto first = OpenSnapshotter(options, *db_);
+  ASSERT_TRUE(IsOk(first));
+  auto layer = Import(**first, TarMaker().Dir("./").File("f", "x").Finish());
+  ASSERT_TRUE(IsOk(layer));
+  auto root = (*first)->Prepare("o", {*layer}, true, Deadline::Never());
+  ASSERT_TRUE(IsOk(root));
+  auto mounts = LayerMounts();
+  EXPECT_EQ(mounts.size(), 1u);
+  first->reset();
+  auto second = OpenSnapshotter(options, *db_);
+  ASSERT_TRUE(IsOk(second));
+  ASSERT_TRUE(IsOk((*second)->Collect({"o"})));
+  EXPECT_EQ(LayerMounts(), mounts);
+  EXPECT_EQ(MountsAt(run_->path())->size(), 2u);      // the mount point and the layer, once each
+  ASSERT_TRUE(IsOk((*second)->Drop("o")));
+  second->reset();
+  unlink(link.c_str());
+  options.run = "run";
+  EXPECT_TRUE(IsErr(OpenSnapshotter(options, *db_), Code::kInvalidArgument, "run directory"));
+  options.run = base_ + "/" + std::string(200, 'r');
+  EXPECT_TRUE(IsErr(OpenSnapshotter(options, *db_), Code::kInvalidArgument, "too long"));
 }
 
 // ---- death at each step -------------------------------------------------------------------------------------------------
