@@ -4,7 +4,8 @@
 
 namespace berth {
 
-Parsed ParseArgs(const std::vector<std::string>& args, size_t from, const std::vector<Option>& options, size_t stop_at) {
+Parsed ParseArgs(const std::vector<std::string>& args, size_t from, const std::vector<Option>& options,
+                 size_t stop_at) {
   Parsed out;
   size_t words = 0;
   for (size_t i = from; i < args.size(); ++i) {

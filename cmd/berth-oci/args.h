@@ -1,6 +1,6 @@
 #pragma once
-// Command lines of OCI runtimes: options anywhere, `--name value`, `--name=value`, `-n value`, `-nvalue`; "--" ends them.
-// Small on purpose: berth-oci is started for every step of every container.
+// Command lines of OCI runtimes: options anywhere, `--name value`, `--name=value`, `-n value`, `-nvalue`; "--" ends
+// them. Small on purpose: berth-oci is started for every step of every container.
 #include <initializer_list>
 #include <string>
 #include <string_view>
@@ -9,16 +9,17 @@
 namespace berth {
 
 struct Option {
-  std::string_view name;        // "bundle"
-  char letter = 0;              // 'b'
+  std::string_view name;  // "bundle"
+  char letter = 0;        // 'b'
   bool takes_value = true;
   std::string_view help;
 };
 
 struct Parsed {
-  std::vector<std::pair<std::string_view, std::string>> options;  // in order; a flag's value is "" (or what followed '=')
+  std::vector<std::pair<std::string_view, std::string>>
+      options;  // in order; a flag's value is "" (or what followed '=')
   std::vector<std::string> rest;
-  std::string error;            // what is wrong, empty when all is well
+  std::string error;  // what is wrong, empty when all is well
 
   const std::string* Get(std::string_view name) const {
     const std::string* last = nullptr;

@@ -17,10 +17,14 @@ bool as_json = false, with_debug = false;
 std::string Quote(std::string_view s) {
   std::string out = "\"";
   for (char c : s) {
-    if (c == '"' || c == '\\') out += '\\', out += c;
-    else if (c == '\n') out += "\\n";
-    else if (static_cast<unsigned char>(c) < 0x20) out += fmt::format("\\u{:04x}", c);
-    else out += c;
+    if (c == '"' || c == '\\')
+      out += '\\', out += c;
+    else if (c == '\n')
+      out += "\\n";
+    else if (static_cast<unsigned char>(c) < 0x20)
+      out += fmt::format("\\u{:04x}", c);
+    else
+      out += c;
   }
   return out + '"';
 }
@@ -43,9 +47,11 @@ void Journal(std::string_view level, std::string_view message) {
   time_t now = ::time(nullptr);
   tm t;
   ::gmtime_r(&now, &t);
-  std::string when = fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday, t.tm_hour, t.tm_min, t.tm_sec);
-  std::string line = as_json ? fmt::format("{{\"level\":\"{}\",\"msg\":{},\"time\":\"{}\"}}\n", level, Quote(message), when)
-                             : fmt::format("time=\"{}\" level={} msg={}\n", when, level, Quote(message));
+  std::string when = fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
+                                 t.tm_hour, t.tm_min, t.tm_sec);
+  std::string line = as_json
+                         ? fmt::format("{{\"level\":\"{}\",\"msg\":{},\"time\":\"{}\"}}\n", level, Quote(message), when)
+                         : fmt::format("time=\"{}\" level={} msg={}\n", when, level, Quote(message));
   [[maybe_unused]] ssize_t n = ::write(file, line.data(), line.size());
 }
 

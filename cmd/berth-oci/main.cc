@@ -24,7 +24,8 @@
 // The program berth-init (runtime/init/stub_main.cc), put here by CMakeLists.txt.
 asm(".section .rodata\n"
     ".balign 16\n"
-    "berth_init_image: .incbin \"" BERTH_INIT_IMAGE "\"\n"
+    "berth_init_image: .incbin \"" BERTH_INIT_IMAGE
+    "\"\n"
     "berth_init_image_end:\n"
     ".previous\n");
 extern "C" const char berth_init_image[], berth_init_image_end[];
@@ -227,7 +228,8 @@ Result<int> DoList(Call& call) {
     Print(json::Serialize(json::ToValue(all)) + "\n");
   } else if (format == "table") {
     Print(fmt::format("{:<24} {:<10} {:<10} {:<32} {:<32}\n", "ID", "PID", "STATUS", "BUNDLE", "CREATED"));
-    for (const StateDocument& s : all) Print(fmt::format("{:<24} {:<10} {:<10} {:<32} {:<32}\n", s.id, s.pid, s.status, s.bundle, s.created));
+    for (const StateDocument& s : all)
+      Print(fmt::format("{:<24} {:<10} {:<10} {:<32} {:<32}\n", s.id, s.pid, s.status, s.bundle, s.created));
   } else {
     return Err(Code::kInvalidArgument, "--format: \"{}\": must be table or json", format);
   }
@@ -301,7 +303,9 @@ std::vector<Command> Commands() {
       {"state", "state ID", DoState, {}},
       {"kill", "kill [--all] ID [SIGNAL]", DoKill, {{"all", 'a', false, "every process of the container"}}},
       {"delete", "delete [--force] ID", DoDelete, {{"force", 'f', false, "kill it first; a missing one is success"}}},
-      {"exec", "exec [options] ID COMMAND [ARGUMENTS]", DoExec,
+      {"exec",
+       "exec [options] ID COMMAND [ARGUMENTS]",
+       DoExec,
        {{"process", 'p', true, "JSON file with the whole process"},
         {"pid-file", 0, true, "write the process id there"},
         {"console-socket", 0, true, "AF_UNIX socket that receives the terminal"},
@@ -319,18 +323,27 @@ std::vector<Command> Commands() {
         {"ignore-paused", 0, false, "also in a paused container"},
         {"cgroup", 0, true, "not supported"}},
        1},
-      {"list", "list [--format table|json] [-q]", DoList, {{"format", 'f', true, "table or json"}, {"quiet", 'q', false, "ids only"}}},
+      {"list",
+       "list [--format table|json] [-q]",
+       DoList,
+       {{"format", 'f', true, "table or json"}, {"quiet", 'q', false, "ids only"}}},
       {"ps", "ps [--format table|json] ID", DoPs, {{"format", 'f', true, "table or json"}}, 1},
       {"pause", "pause ID", DoPause, {}},
       {"resume", "resume ID", DoResume, {}},
-      {"update", "update --resources FILE ID", DoUpdate, {{"resources", 'r', true, "JSON file in the form of linux.resources; - is standard input"}}},
-      {"spec", "spec [--bundle DIR]", DoSpec, {{"bundle", 'b', true, "where to write config.json (the current directory)"}}},
+      {"update",
+       "update --resources FILE ID",
+       DoUpdate,
+       {{"resources", 'r', true, "JSON file in the form of linux.resources; - is standard input"}}},
+      {"spec",
+       "spec [--bundle DIR]",
+       DoSpec,
+       {{"bundle", 'b', true, "where to write config.json (the current directory)"}}},
       {"features", "features", DoFeatures, {}}};
 }
 
 int Main(const std::vector<std::string>& args) {
   const std::vector<Option> global_options = {
-      {"root", 0, true, ""},  {"log", 0, true, ""},      {"log-format", 0, true, ""},       {"log-level", 0, true, ""},
+      {"root", 0, true, ""},   {"log", 0, true, ""},      {"log-format", 0, true, ""},      {"log-level", 0, true, ""},
       {"debug", 0, false, ""}, {"rootless", 0, true, ""}, {"systemd-cgroup", 0, false, ""}, {"version", 'v', false, ""},
       {"help", 'h', false, ""}};
   Parsed global = ParseArgs(args, 1, global_options, 0);
@@ -374,7 +387,9 @@ int Main(const std::vector<std::string>& args) {
         Print(fmt::format("  {}--{:<18} {}\n", o.letter ? fmt::format("-{}, ", o.letter) : "    ", o.name, o.help));
       return 0;
     }
-    Result<int> done = call.args.error.empty() ? c.run(call) : Result<int>(Err(Code::kInvalidArgument, "{}: {}", name, call.args.error));
+    Result<int> done = call.args.error.empty()
+                           ? c.run(call)
+                           : Result<int>(Err(Code::kInvalidArgument, "{}: {}", name, call.args.error));
     if (done) return *done;
     Journal("error", done.error().what);
     return call.failed_code;

@@ -37,24 +37,32 @@ struct Control {
 };
 
 struct Child {
-  const char* base = nullptr;    // of the plan
+  const char* base = nullptr;  // of the plan
   const Plan* plan = nullptr;
   const int* fds = nullptr;
   int sync = -1;
   Stdio stdio;
-  int target = -1;               // exec: pidfd
+  int target = -1;  // exec: pidfd
 
-  int proc = -1;                 // procfs of the process's PID namespace, verified
-  int dev = -1;                  // the tmpfs at /dev when it is ours
+  int proc = -1;  // procfs of the process's PID namespace, verified
+  int dev = -1;   // the tmpfs at /dev when it is ours
   int devpts = -1;
-  int null = -1;                 // O_PATH of a verified char 1:3 node of the container
-  int terminal = -1;             // pty slave
+  int null = -1;      // O_PATH of a verified char 1:3 node of the container
+  int terminal = -1;  // pty slave
 
   const char* String(Str s) const { return base + s; }
   template <class T>
-  const T* Array(Slice s) const { return reinterpret_cast<const T*>(base + s.offset); }
+  const T* Array(Slice s) const {
+    return reinterpret_cast<const T*>(base + s.offset);
+  }
   int Fd(FdIndex i) const { return i < 0 ? -1 : fds[i]; }
 };
+
+// plan_check.cc, parent side.
+void Describe(Failure* failure, int sys, const char* a, const char* b = "", const char* c = "");
+// The plan's own consistency, as it crossed a process boundary: sizes, offsets, descriptor numbers. Null: *failure says
+// why.
+const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Failure* failure);
 
 // Reports "<text>: <strerror>" (or the text alone when sys is 0) and ends the child.
 [[noreturn]] void Fail(const Child& child, int sys, const char* a, const char* b = "", const char* c = "",
@@ -65,11 +73,11 @@ void Send(const Child& child, const Message& message, int fd = -1);
 // tree.cc: the container's file tree, from an empty or a host root to the finished one.
 void EnterRoot(Child& child);
 void BuildTree(Child& child);
-void SealTree(Child& child);       // masks, read-only paths, read-only root, propagation
+void SealTree(Child& child);  // masks, read-only paths, read-only root, propagation
 int OpenTarget(const Child& child, const char* path, uint64_t flags, bool no_symlinks);  // O_PATH; -1 and errno
 // Opens `path`, creating what is missing (directories 0755; the last one a file when `file`).
 int MakeTarget(const Child& child, const char* path, bool file, bool no_symlinks);
-int ProcOf(Child& child);          // child.proc, opened when there is none yet
+int ProcOf(Child& child);  // child.proc, opened when there is none yet
 
 // process.cc: standard streams, settings, credentials.
 void MakeTerminal(Child& child);

@@ -18,85 +18,8 @@
 namespace berth::init {
 namespace {
 
-void Describe(Failure* failure, int sys, const char* a, const char* b = "", const char* c = "") {
-  failure->sys = sys;
-  Text text(failure->what, sizeof failure->what);
-  text << a << b << c;
-  if (sys) text << ": " << strerror(sys);
-}
-
-// ---- The plan's own consistency: it crossed a process boundary. -------------------------------------------------------
-
-struct Checker {
-  const char* base;
-  size_t size;
-  const Plan& plan;
-  size_t fd_count;
-
-  bool Text(Str s) const { return s < size && (s == 0 || memchr(base + s, 0, size - s)); }
-  bool Fd(FdIndex i) const { return i >= -1 && i < static_cast<FdIndex>(fd_count); }
-  template <class T>
-  bool Array(Slice s) const {
-    return s.count == 0 || (s.offset % alignof(T) == 0 && s.offset <= size && s.count <= (size - s.offset) / sizeof(T));
-  }
-  bool Texts(Slice s) const {
-    if (!Array<Str>(s)) return false;
-    const Str* p = reinterpret_cast<const Str*>(base + s.offset);
-    for (uint32_t i = 0; i < s.count; ++i)
-      if (!Text(p[i])) return false;
-    return true;
-  }
-  bool Ok() const {
-    const Plan& p = plan;
-    if (!Text(p.hostname) || !Text(p.domainname) || !Text(p.path) || !Text(p.cwd) || !Text(p.keyring) ||
-        !Text(p.apparmor) || !Text(p.selinux) || !p.cwd)
-      return false;
-    if (!Fd(p.pid_namespace) || !Fd(p.target) || !Fd(p.cgroup2) || !Fd(p.rootfs) || !Fd(p.null_tree) || !Fd(p.listen))
-      return false;
-    if (p.kind == PlanKind::kContainer && p.rootfs < 0) return false;
-    if (!Texts(p.masked) || !Texts(p.readonly_paths) || !Texts(p.args) || !Texts(p.env) || p.args.count == 0) return false;
-    if (!Array<uint32_t>(p.groups) || !Array<Limit>(p.rlimits) || !Array<sock_filter>(p.seccomp) || p.seccomp.count > 65535)
-      return false;
-    if (!Array<FdIndex>(p.cgroup1) || !Array<Join>(p.joins) || !Array<Op>(p.ops) || !Array<Setting>(p.sysctls)) return false;
-    const FdIndex* tasks = reinterpret_cast<const FdIndex*>(base + p.cgroup1.offset);
-    for (uint32_t i = 0; i < p.cgroup1.count; ++i)
-      if (!Fd(tasks[i])) return false;
-    const Join* joins = reinterpret_cast<const Join*>(base + p.joins.offset);
-    for (uint32_t i = 0; i < p.joins.count; ++i)
-      if (!Fd(joins[i].fd)) return false;
-    const Setting* settings = reinterpret_cast<const Setting*>(base + p.sysctls.offset);
-    for (uint32_t i = 0; i < p.sysctls.count; ++i)
-      if (!Text(settings[i].name) || !Text(settings[i].value)) return false;
-    const Op* ops = reinterpret_cast<const Op*>(base + p.ops.offset);
-    for (uint32_t i = 0; i < p.ops.count; ++i) {
-      const Op& op = ops[i];
-      if (!Fd(op.fd) || !Text(op.target) || !Text(op.source) || !Text(op.type) || !Text(op.data)) return false;
-      if (!op.target || base[op.target] != '/' || base[op.target + 1] == 0) return false;
-      if (op.kind == OpKind::kTree && op.fd < 0) return false;
-    }
-    return true;
-  }
-};
-
-const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Failure* failure) {
-  const Plan* plan = static_cast<const Plan*>(bytes);
-  if (size < sizeof(Plan) || size > kPlanLimit || plan->magic != kPlanMagic || plan->size != size) {
-    Describe(failure, 0, "start plan: damaged header");
-    return nullptr;
-  }
-  if (plan->version != kPlanVersion) {
-    Describe(failure, 0, "start plan: made by another version");
-    return nullptr;
-  }
-  Checker checker{static_cast<const char*>(bytes), size, *plan, fd_count};
-  if (plan->fd_count != fd_count || (plan->kind != PlanKind::kContainer && plan->kind != PlanKind::kExec) || !checker.Ok()) {
-    Describe(failure, 0, "start plan: inconsistent");
-    return nullptr;
-  }
-  return plan;
-}
-
-// ---- Messages ---------------------------------------------------------------------------------------------------------
+// ---- Messages
+// ---------------------------------------------------------------------------------------------------------
 
 // 1 message, 0 end of file, -1 error. *fd: a descriptor that came along, else -1.
 int Receive(int sync, Message* message, int* fd) {
@@ -121,7 +44,8 @@ int Receive(int sync, Message* message, int* fd) {
 
 void Reap(int pidfd) {
   siginfo_t info;
-  while (waitid(static_cast<idtype_t>(3) /* P_PIDFD */, static_cast<id_t>(pidfd), &info, WEXITED | __WALL) < 0 && errno == EINTR) {
+  while (waitid(static_cast<idtype_t>(3) /* P_PIDFD */, static_cast<id_t>(pidfd), &info, WEXITED | __WALL) < 0 &&
+         errno == EINTR) {
   }
 }
 
@@ -192,8 +116,8 @@ void JoinKeyring(const Child& child) {
 
 // Laid out as the kernel's struct clone_args, 88 bytes (CLONE_ARGS_SIZE_VER2).
 struct CloneArgs {
-  uint64_t flags = 0, pidfd = 0, child_tid = 0, parent_tid = 0, exit_signal = SIGCHLD, stack = 0, stack_size = 0, tls = 0,
-           set_tid = 0, set_tid_size = 0, cgroup = 0;
+  uint64_t flags = 0, pidfd = 0, child_tid = 0, parent_tid = 0, exit_signal = SIGCHLD, stack = 0, stack_size = 0,
+           tls = 0, set_tid = 0, set_tid_size = 0, cgroup = 0;
 };
 
 CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd) {
@@ -228,7 +152,8 @@ CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd) {
 }
 
 // Child of a vfork-like clone: only system calls until execveat, in the caller's memory.
-[[noreturn, gnu::noinline]] void BecomeStub(int stub, int control, const Control* header, const int* fds, char* number) {
+[[noreturn, gnu::noinline]] void BecomeStub(int stub, int control, const Control* header, const int* fds,
+                                            char* number) {
   auto keep = [](int fd) {
     if (fd >= 0) fcntl(fd, F_SETFD, 0);
   };
@@ -249,7 +174,8 @@ CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd) {
   return r;
 }
 
-[[gnu::noinline]] long SpawnStub(CloneArgs* args, int stub, int control, const Control* header, const int* fds, char* number) {
+[[gnu::noinline]] long SpawnStub(CloneArgs* args, int stub, int control, const Control* header, const int* fds,
+                                 char* number) {
   args->flags |= CLONE_VM | CLONE_VFORK;
   long r = CloneHere(args);
   if (r == 0) BecomeStub(stub, control, header, fds, number);
@@ -285,7 +211,8 @@ int WriteControl(const Control& header, const int* fds, const void* plan) {
 
 }  // namespace
 
-// ---- Child ------------------------------------------------------------------------------------------------------------
+// ---- Child
+// ------------------------------------------------------------------------------------------------------------
 
 void Send(const Child& child, const Message& message, int fd) {
   iovec part{const_cast<Message*>(&message), sizeof message};
@@ -377,7 +304,8 @@ void RunChild(Child& child) {
   Execute(child);
 }
 
-// ---- Parent -----------------------------------------------------------------------------------------------------------
+// ---- Parent
+// -----------------------------------------------------------------------------------------------------------
 
 bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, const Stdio& stdio, const Options& options,
             Process* process, Failure* failure) {
@@ -415,8 +343,10 @@ bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, con
     self = static_cast<int>(PidfdOpen(static_cast<pid_t>(syscall(SYS_getpid))));
     if (self < 0 || syscall(SYS_setns, pid_namespace, CLONE_NEWPID) < 0) {
       int err = errno;
-      if (err == ESRCH) Describe(failure, 0, "container not running");
-      else Describe(failure, err, "join PID namespace");
+      if (err == ESRCH)
+        Describe(failure, 0, "container not running");
+      else
+        Describe(failure, err, "join PID namespace");
       if (self >= 0) close(self);
       close(sockets[0]);
       close(sockets[1]);
@@ -528,7 +458,8 @@ void RunStub(int control) {
 int SealExecutable(const void* image, size_t size) {
   constexpr unsigned kExec = 0x10;  // MFD_EXEC, 6.3: says so where vm.memfd_noexec asks; unknown before
   int fd = static_cast<int>(syscall(SYS_memfd_create, "berth-init", MFD_CLOEXEC | MFD_ALLOW_SEALING | kExec));
-  if (fd < 0 && errno == EINVAL) fd = static_cast<int>(syscall(SYS_memfd_create, "berth-init", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (fd < 0 && errno == EINVAL)
+    fd = static_cast<int>(syscall(SYS_memfd_create, "berth-init", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (fd < 0) return -1;
   constexpr int kSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
   if (write(fd, image, size) == static_cast<ssize_t>(size) && fcntl(fd, F_ADD_SEALS, kSeals) == 0) return fd;
@@ -554,8 +485,8 @@ bool StartOver(int connection, Failure* failure) {
   return Started(connection, failure);
 }
 
-bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, const Options& options,
-          Process* process, Failure* failure) {
+bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,
+          const Options& options, Process* process, Failure* failure) {
   if (!Create(plan, plan_size, fds, fd_count, stdio, options, process, failure)) return false;
   if (Start(process, failure)) return true;
   Abandon(process);

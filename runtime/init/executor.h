@@ -5,30 +5,30 @@
 // No heap, no exceptions, no locale, no static constructors. Single-threaded callers only. The plan is position
 // independent bytes; every host object it needs (rootfs, bind sources, cgroup files, namespaces) is a descriptor in
 // `fds`, so the executor looks up no path of the host and works in a mount namespace with an empty root.
+#include <sys/types.h>
 #include <cstddef>
 #include <cstdint>
-#include <sys/types.h>
 
 namespace berth::init {
 
 // What went wrong, as text for people ("mount proc on /proc") with errno. Filled by child or parent side.
 struct Failure {
   int sys = 0;
-  int kind = 0;            // 0 setup, 1 executable not found, 2 executable not permitted: decides 127 / 126
-  char what[240] = {};     // complete, with the text of errno: "mount proc on /proc: Operation not permitted"
+  int kind = 0;         // 0 setup, 1 executable not found, 2 executable not permitted: decides 127 / 126
+  char what[240] = {};  // complete, with the text of errno: "mount proc on /proc: Operation not permitted"
 };
 
 struct Stdio {
-  int in = -1, out = -1, err = -1;   // -1: /dev/null; ignored when the plan asks for a terminal
+  int in = -1, out = -1, err = -1;  // -1: /dev/null; ignored when the plan asks for a terminal
 };
 
 struct Process {
-  pid_t pid = -1;          // in the caller's PID namespace
-  int pidfd = -1;          // owned by the caller
-  int sync = -1;           // owned by the caller; Start consumes it. Closing it without Start ends the child (unless the
-                           // plan has a listening socket: then the child goes on waiting there).
-  int terminal = -1;       // pty master, owned by the caller, when the plan asks for one
-  char warnings[512] = {}; // lines: what was asked for and could not be given ("rlimit 7: hard limit clamped to 1024")
+  pid_t pid = -1;     // in the caller's PID namespace
+  int pidfd = -1;     // owned by the caller
+  int sync = -1;      // owned by the caller; Start consumes it. Closing it without Start ends the child (unless the
+                      // plan has a listening socket: then the child goes on waiting there).
+  int terminal = -1;  // pty master, owned by the caller, when the plan asks for one
+  char warnings[512] = {};  // lines: what was asked for and could not be given ("rlimit 7: hard limit clamped to 1024")
 };
 
 // What only the caller has. Descriptors are borrowed.
@@ -46,8 +46,8 @@ struct Options {
 // A sealed memfd with `image` in it, to be Options::stub; O_CLOEXEC. -1 and errno.
 int SealExecutable(const void* image, size_t size);
 
-// Runs the plan's parent and child side up to the last step before execve. False: nothing is left (the child is reaped),
-// *failure says why. The caller must not have SIGCHLD ignored.
+// Runs the plan's parent and child side up to the last step before execve. False: nothing is left (the child is
+// reaped), *failure says why. The caller must not have SIGCHLD ignored.
 bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
             Failure* failure);
 bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,

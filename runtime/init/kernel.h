@@ -1,8 +1,6 @@
 #pragma once
 // The kernel as the executor calls it: raw system calls, so that musl and glibc builds behave alike and nothing hides a
 // lock, a cache or a thread broadcast (setresuid). Results as the C library gives them: -1 and errno.
-#include <cerrno>
-#include <cstdint>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/mount.h>
@@ -13,17 +11,19 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstdint>
 
 namespace berth::init {
 
-inline constexpr int kMntDetach = 2;           // MNT_DETACH; <sys/mount.h> and <linux/mount.h> exclude each other
+inline constexpr int kMntDetach = 2;  // MNT_DETACH; <sys/mount.h> and <linux/mount.h> exclude each other
 inline constexpr uint64_t kCloneIntoCgroup = 0x200000000ULL;
 inline constexpr uint64_t kCloneNewTime = 0x80;
 inline constexpr uint32_t kProcMagic = 0x9fa0, kSysfsMagic = 0x62656572, kDevptsMagic = 0x1cd1;
 inline constexpr uint32_t kCgroup1Magic = 0x27e0eb, kCgroup2Magic = 0x63677270;
 inline constexpr uint64_t kProcRootInode = 1;
-inline constexpr unsigned kEmpty = 0x1000;     // AT_EMPTY_PATH
-inline constexpr unsigned kRecursive = 0x8000; // AT_RECURSIVE
+inline constexpr unsigned kEmpty = 0x1000;      // AT_EMPTY_PATH
+inline constexpr unsigned kRecursive = 0x8000;  // AT_RECURSIVE
 inline constexpr unsigned kCloseRangeCloexec = 4;
 
 inline long OpenAt2(int dir, const char* path, uint64_t flags, uint64_t resolve, uint64_t mode = 0) {
@@ -33,7 +33,7 @@ inline long OpenAt2(int dir, const char* path, uint64_t flags, uint64_t resolve,
 inline long OpenTree(int dir, const char* path, unsigned flags) {
   return syscall(SYS_open_tree, dir, path, flags | OPEN_TREE_CLOEXEC);
 }
-inline long MoveMount(int from, int to) {      // both are descriptors
+inline long MoveMount(int from, int to) {  // both are descriptors
   return syscall(SYS_move_mount, from, "", to, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 inline long MoveMount(int from, const char* to) {

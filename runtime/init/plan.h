@@ -3,9 +3,9 @@
 //
 // Written by runtime/oci (the planner), carried over a socket when the shim executes it, read by the executor without a
 // heap. Position independent: a `Str` is the offset of a NUL-terminated string from the start of the plan, a `Slice` an
-// offset and a number of elements (aligned to 8), an `FdIndex` a position in the array of descriptors that travels beside
-// the plan. Offset 0 is the header, so a Str of 0 means "absent". Numbers are in host byte order: planner and executor
-// run on one machine, and `version` must be equal on both sides.
+// offset and a number of elements (aligned to 8), an `FdIndex` a position in the array of descriptors that travels
+// beside the plan. Offset 0 is the header, so a Str of 0 means "absent". Numbers are in host byte order: planner and
+// executor run on one machine, and `version` must be equal on both sides.
 #include <cstddef>
 #include <cstdint>
 
@@ -13,12 +13,12 @@ namespace berth::init {
 
 inline constexpr uint32_t kPlanMagic = 0x6e6c7062;  // "bpln"
 inline constexpr uint32_t kPlanVersion = 1;
-inline constexpr size_t kPlanLimit = 8 << 20;       // bytes; a larger plan is refused
+inline constexpr size_t kPlanLimit = 8 << 20;  // bytes; a larger plan is refused
 
 enum class PlanKind : uint32_t { kContainer = 1, kExec = 2 };
 
 using Str = uint32_t;
-using FdIndex = int32_t;                            // -1: none
+using FdIndex = int32_t;  // -1: none
 
 struct Slice {
   uint32_t offset = 0;
@@ -50,28 +50,28 @@ struct Op {
   uint32_t flags = 0;
   FdIndex fd = -1;
   Str target = 0;
-  Str source = 0;           // kFilesystem: device name; kTree: for messages; kSymlink: content
+  Str source = 0;  // kFilesystem: device name; kTree: for messages; kSymlink: content
   Str type = 0;
-  Str data = 0;             // filesystem options, comma separated
+  Str data = 0;  // filesystem options, comma separated
   uint32_t mode = 0;
   uint32_t uid = 0, gid = 0;
   uint32_t major = 0, minor = 0;
-  uint64_t ms_flags = 0;    // MS_* of mount(2)
+  uint64_t ms_flags = 0;                                   // MS_* of mount(2)
   uint64_t attr_set = 0, attr_clear = 0, propagation = 0;  // mount_setattr(2), after the mount; all zero: none
 };
 
 struct Join {
   FdIndex fd = -1;
-  uint32_t flags = 0;       // CLONE_NEW*: what setns takes from the descriptor (namespace or pidfd)
+  uint32_t flags = 0;  // CLONE_NEW*: what setns takes from the descriptor (namespace or pidfd)
 };
 
 struct Setting {
-  Str name = 0;             // below /proc/sys: "net/ipv4/ip_forward"
+  Str name = 0;  // below /proc/sys: "net/ipv4/ip_forward"
   Str value = 0;
 };
 
 struct Limit {
-  uint32_t resource = 0;    // RLIMIT_*
+  uint32_t resource = 0;  // RLIMIT_*
   uint32_t pad = 0;
   uint64_t soft = 0, hard = 0;
 };
@@ -81,56 +81,56 @@ struct CapabilitySets {
 };
 
 enum PlanFlags : uint32_t {
-  kPlanTerminal = 1u << 0,         // a new pty of the container's devpts is stdio
+  kPlanTerminal = 1u << 0,  // a new pty of the container's devpts is stdio
   kPlanReadonlyRoot = 1u << 1,
   kPlanNoNewPrivileges = 1u << 2,
-  kPlanCapabilities = 1u << 3,     // `capabilities` counts; else they are left as they are
+  kPlanCapabilities = 1u << 3,  // `capabilities` counts; else they are left as they are
   kPlanOomScore = 1u << 4,
   kPlanUmask = 1u << 5,
   kPlanNewCgroupNamespace = 1u << 6,  // unshare(NEWCGROUP) after joining, so that the root is the container's
-  kPlanLoopbackUp = 1u << 7,       // bring `lo` up in the new network namespace
-  kPlanCallerPid = 1u << 8,        // the PID namespace to join comes from Options::pid_namespace
-  kPlanCallerTarget = 1u << 9,     // exec: the container's pidfd comes from Options::target
-  kPlanUserChange = 1u << 10,      // uid, gid and groups are set (always for containers)
-  kPlanNoPivot = 1u << 11,         // chroot after move_mount onto / where pivot_root is impossible (initramfs)
+  kPlanLoopbackUp = 1u << 7,          // bring `lo` up in the new network namespace
+  kPlanCallerPid = 1u << 8,           // the PID namespace to join comes from Options::pid_namespace
+  kPlanCallerTarget = 1u << 9,        // exec: the container's pidfd comes from Options::target
+  kPlanUserChange = 1u << 10,         // uid, gid and groups are set (always for containers)
+  kPlanNoPivot = 1u << 11,            // chroot after move_mount onto / where pivot_root is impossible (initramfs)
 };
 
 struct Plan {
   uint32_t magic = kPlanMagic;
   uint32_t version = kPlanVersion;
-  uint32_t size = 0;               // of the whole plan
+  uint32_t size = 0;  // of the whole plan
   PlanKind kind = PlanKind::kContainer;
   uint32_t flags = 0;
-  uint32_t fd_count = 0;           // every FdIndex is below
+  uint32_t fd_count = 0;  // every FdIndex is below
 
   // Namespaces and cgroups
-  uint64_t clone_flags = 0;        // new ones, for the one clone3
-  FdIndex pid_namespace = -1;      // joined by the parent around the clone (namespace fd or pidfd)
-  FdIndex target = -1;             // exec: pidfd of the container's first process
-  uint32_t target_flags = 0;       // exec: CLONE_NEW* to join from it, without CLONE_NEWPID
-  FdIndex cgroup2 = -1;            // directory for CLONE_INTO_CGROUP
-  Slice cgroup1;                   // FdIndex[]: `tasks` files to which the child writes 0
-  Slice joins;                     // Join[], after the clone
+  uint64_t clone_flags = 0;    // new ones, for the one clone3
+  FdIndex pid_namespace = -1;  // joined by the parent around the clone (namespace fd or pidfd)
+  FdIndex target = -1;         // exec: pidfd of the container's first process
+  uint32_t target_flags = 0;   // exec: CLONE_NEW* to join from it, without CLONE_NEWPID
+  FdIndex cgroup2 = -1;        // directory for CLONE_INTO_CGROUP
+  Slice cgroup1;               // FdIndex[]: `tasks` files to which the child writes 0
+  Slice joins;                 // Join[], after the clone
 
   // The file tree (containers)
-  FdIndex rootfs = -1;             // detached mount
-  Slice ops;                       // Op[]
-  Slice masked, readonly_paths;    // Str[]
-  FdIndex null_tree = -1;          // detached mount of a char 1:3 node: source of masks when /dev has no own null
-  uint64_t root_propagation = 0;   // MS_PRIVATE, ... optionally with MS_REC; of / after the mounts
+  FdIndex rootfs = -1;            // detached mount
+  Slice ops;                      // Op[]
+  Slice masked, readonly_paths;   // Str[]
+  FdIndex null_tree = -1;         // detached mount of a char 1:3 node: source of masks when /dev has no own null
+  uint64_t root_propagation = 0;  // MS_PRIVATE, ... optionally with MS_REC; of / after the mounts
   Str hostname = 0, domainname = 0;
-  Slice sysctls;                   // Setting[]
+  Slice sysctls;  // Setting[]
 
   // The process
-  Slice args, env;                 // Str[]
-  Str path = 0;                    // PATH of the new environment, for looking up args[0]
+  Slice args, env;  // Str[]
+  Str path = 0;     // PATH of the new environment, for looking up args[0]
   Str cwd = 0;
-  Str keyring = 0;                 // name of a new session keyring; 0: keep the caller's
-  Str apparmor = 0, selinux = 0;   // label of the next exec
+  Str keyring = 0;                // name of a new session keyring; 0: keep the caller's
+  Str apparmor = 0, selinux = 0;  // label of the next exec
   uint32_t uid = 0, gid = 0, umask = 0;
   int32_t oom_score_adj = 0;
-  Slice groups;                    // uint32_t[]
-  Slice rlimits;                   // Limit[]
+  Slice groups;   // uint32_t[]
+  Slice rlimits;  // Limit[]
   CapabilitySets capabilities;
   Slice seccomp;                   // struct sock_filter[]
   uint32_t seccomp_flags = 0;      // SECCOMP_FILTER_FLAG_*

@@ -29,7 +29,9 @@ int OpenNull(const Child& child) {
   return fd;
 }
 
-struct rlimit64_ { uint64_t soft, hard; };
+struct rlimit64_ {
+  uint64_t soft, hard;
+};
 
 long Prlimit(unsigned resource, const rlimit64_* set, rlimit64_* old) {
   return syscall(SYS_prlimit64, 0, resource, set, old);
@@ -47,10 +49,12 @@ void SetLimit(const Child& child, const Limit& limit, uint64_t least_soft) {
   if (Prlimit(limit.resource, &clamped, nullptr) < 0) Fail(child, errno, "set rlimit ", name.bytes);
   Line<32> got;
   got.text << static_cast<unsigned long>(clamped.hard);
-  if (least_soft == 0 || limit.hard > now.hard) Warn(child, 0, "rlimit ", name.bytes, " kept at the hard limit of this host");
+  if (least_soft == 0 || limit.hard > now.hard)
+    Warn(child, 0, "rlimit ", name.bytes, " kept at the hard limit of this host");
 }
 
-void WriteProc(Child& child, const char* path, uint64_t resolve, const char* a, const char* b, bool soft, const char* what) {
+void WriteProc(Child& child, const char* path, uint64_t resolve, const char* a, const char* b, bool soft,
+               const char* what) {
   int fd = static_cast<int>(OpenAt2(ProcOf(child), path, O_WRONLY, resolve | RESOLVE_BENEATH | RESOLVE_NO_XDEV));
   if (fd < 0) Fail(child, errno, what, ": open /proc/", path);
   if (FilesystemMagic(fd) != kProcMagic) Fail(child, 0, what, ": not in procfs: ", path);
@@ -71,7 +75,8 @@ void WriteOwn(Child& child, const char* file, const char* a, const char* b, bool
   WriteProc(child, path.bytes, RESOLVE_NO_SYMLINKS, a, b, soft, what);
 }
 
-__user_cap_data_struct* Split(uint64_t effective, uint64_t permitted, uint64_t inheritable, __user_cap_data_struct* out) {
+__user_cap_data_struct* Split(uint64_t effective, uint64_t permitted, uint64_t inheritable,
+                              __user_cap_data_struct* out) {
   for (int i = 0; i < 2; ++i) {
     out[i].effective = static_cast<uint32_t>(effective >> (32 * i));
     out[i].permitted = static_cast<uint32_t>(permitted >> (32 * i));
@@ -183,8 +188,8 @@ char** Pointers(const Child& child, Slice slice) {
   return out;
 }
 
-// HOME of a user, by the container's own /etc/passwd ("name:x:uid:gid:comment:home:shell"), "/" when it says nothing: what
-// runc and crun put into an environment without one, and what images rely on. Called as that user.
+// HOME of a user, by the container's own /etc/passwd ("name:x:uid:gid:comment:home:shell"), "/" when it says nothing:
+// what runc and crun put into an environment without one, and what images rely on. Called as that user.
 void FindHome(uint32_t uid, char* home, size_t size) {
   Text(home, size) << "HOME=/";
   int fd = static_cast<int>(OpenAt2(AT_FDCWD, "/etc/passwd", O_RDONLY | O_NONBLOCK, RESOLVE_NO_MAGICLINKS));
@@ -200,8 +205,10 @@ void FindHome(uint32_t uid, char* home, size_t size) {
     for (ssize_t i = 0; i < n; ++i) {
       char c = buffer[i];
       if (c != ':' && c != '\n') {
-        if (length < sizeof field - 1) field[length++] = c;
-        else overlong = true;
+        if (length < sizeof field - 1)
+          field[length++] = c;
+        else
+          overlong = true;
         continue;
       }
       field[length] = 0;
@@ -314,8 +321,10 @@ void SetStandardStreams(Child& child) {
     }
     // The host's null device must not get in: its inode could be changed from inside.
     if (null < 0) null = OpenNull(child);
-    if (null >= 0) wanted[i] = null;
-    else if (wanted[i] < 0) Fail(child, 0, "open /dev/null of the container: not a null device");
+    if (null >= 0)
+      wanted[i] = null;
+    else if (wanted[i] < 0)
+      Fail(child, 0, "open /dev/null of the container: not a null device");
   }
   if (null >= 0 && null < 3) {
     int moved = fcntl(null, F_DUPFD_CLOEXEC, 3);
@@ -323,8 +332,10 @@ void SetStandardStreams(Child& child) {
       if (fd == null) fd = moved;
   }
   for (int i = 0; i < 3; ++i) {
-    if (wanted[i] == i) fcntl(i, F_SETFD, 0);
-    else if (dup2(wanted[i], i) < 0) Fail(child, errno, "set standard stream");
+    if (wanted[i] == i)
+      fcntl(i, F_SETFD, 0);
+    else if (dup2(wanted[i], i) < 0)
+      Fail(child, errno, "set standard stream");
   }
   if (child.terminal >= 0) return;
   for (int i = 0; i < 3; ++i) {  // so that /dev/stdout can be opened anew by the process's user
@@ -360,7 +371,8 @@ void ApplySettings(Child& child) {
   const Limit* limits = child.Array<Limit>(plan.rlimits);
   for (uint32_t i = 0; i < plan.rlimits.count; ++i)
     SetLimit(child, limits[i], limits[i].resource == RLIMIT_NOFILE ? 256 : 0);
-  if (plan.apparmor) WriteOwn(child, "attr/apparmor/exec", "exec ", child.String(plan.apparmor), false, "set AppArmor profile");
+  if (plan.apparmor)
+    WriteOwn(child, "attr/apparmor/exec", "exec ", child.String(plan.apparmor), false, "set AppArmor profile");
   if (plan.selinux) WriteOwn(child, "attr/exec", child.String(plan.selinux), "", false, "set SELinux label");
 }
 
@@ -369,8 +381,10 @@ void EnterDirectory(Child& child, bool as_user) {
   if (!as_user && child.plan->kind == PlanKind::kContainer) {
     int fd = MakeTarget(child, cwd, false, false);
     int err = errno;
-    if (fd >= 0) close(fd);
-    else if (err != EACCES && err != EROFS) Fail(child, err, "make working directory ", cwd);
+    if (fd >= 0)
+      close(fd);
+    else if (err != EACCES && err != EROFS)
+      Fail(child, err, "make working directory ", cwd);
   }
   if (chdir(cwd) < 0) {
     if (!as_user && errno == EACCES) return;  // a directory that only the user may enter (root squash): again later
@@ -379,7 +393,8 @@ void EnterDirectory(Child& child, bool as_user) {
   char where[4096];
   long n = syscall(SYS_getcwd, where, sizeof where);
   // "(unreachable)/..." or ENOENT: the directory is outside the root, by way of a leaked descriptor. CVE-2024-21626.
-  if (n < 0 || where[0] != '/') Fail(child, n < 0 ? errno : 0, "the working directory ", cwd, " is outside the container");
+  if (n < 0 || where[0] != '/')
+    Fail(child, n < 0 ? errno : 0, "the working directory ", cwd, " is outside the container");
 }
 
 void DropPrivileges(Child& child) {
@@ -399,7 +414,8 @@ void DropPrivileges(Child& child) {
   }
   if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0) Fail(child, errno, "keep capabilities");
   if (plan.flags & kPlanUserChange) {
-    if (syscall(SYS_setgroups, plan.groups.count, child.Array<uint32_t>(plan.groups)) < 0) Fail(child, errno, "set groups");
+    if (syscall(SYS_setgroups, plan.groups.count, child.Array<uint32_t>(plan.groups)) < 0)
+      Fail(child, errno, "set groups");
     if (syscall(SYS_setresgid, plan.gid, plan.gid, plan.gid) < 0) Fail(child, errno, "set group id");
     if (syscall(SYS_setresuid, plan.uid, plan.uid, plan.uid) < 0) Fail(child, errno, "set user id");
   }
@@ -457,7 +473,8 @@ void Execute(Child& child) {
   const Limit* limits = child.Array<Limit>(plan.rlimits);
   for (uint32_t i = 0; i < plan.rlimits.count; ++i)
     if (limits[i].resource == RLIMIT_NOFILE && limits[i].soft < 256) SetLimit(child, limits[i], 0);
-  if (syscall(SYS_close_range, first, ~0U, kCloseRangeCloexec) < 0) Fail(child, errno, "mark descriptors close-on-exec");
+  if (syscall(SYS_close_range, first, ~0U, kCloseRangeCloexec) < 0)
+    Fail(child, errno, "mark descriptors close-on-exec");
   uint64_t none = 0;
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
 

@@ -1,5 +1,5 @@
-// berth-init: the child side of the executor as a program of its own, for callers whose executable is a file of the host.
-// It is embedded in them and run from a sealed memfd, never installed.
+// berth-init: the child side of the executor as a program of its own, for callers whose executable is a file of the
+// host. It is embedded in them and run from a sealed memfd, never installed.
 #include "runtime/init/executor.h"
 
 int main(int argc, char** argv) {

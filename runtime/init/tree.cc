@@ -18,9 +18,16 @@ bool StartsWith(const char* s, const char* prefix) { return strncmp(s, prefix, s
 // Inside procfs only what fakes single statistics may be covered (lxcfs); everything else could make us or a security
 // module write to the wrong file. CVE-2019-16884, CVE-2023-28642.
 bool MayCoverInProc(const char* target) {
-  static constexpr const char* kAllowed[] = {
-      "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime",
-      "/proc/loadavg", "/proc/slabinfo", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled"};
+  static constexpr const char* kAllowed[] = {"/proc/cpuinfo",
+                                             "/proc/diskstats",
+                                             "/proc/meminfo",
+                                             "/proc/stat",
+                                             "/proc/swaps",
+                                             "/proc/uptime",
+                                             "/proc/loadavg",
+                                             "/proc/slabinfo",
+                                             "/proc/sys/kernel/ns_last_pid",
+                                             "/proc/sys/crypto/fips_enabled"};
   for (const char* allowed : kAllowed)
     if (strcmp(target, allowed) == 0) return true;
   return false;
@@ -38,8 +45,7 @@ bool MayCoverInProc(const char* target) {
     case OpKind::kRemount:
       Fail(child, sys, "remount ", child.String(op.target));
     default:
-      if (sys == ELOOP && (op.flags & kOpNoSymlinks))
-        Fail(child, 0, "mount ", what, " on ", child.String(op.target));
+      if (sys == ELOOP && (op.flags & kOpNoSymlinks)) Fail(child, 0, "mount ", what, " on ", child.String(op.target));
       Fail(child, sys, "mount ", what, " on ", child.String(op.target));
   }
 }
@@ -69,15 +75,17 @@ int OpenParent(const Child& child, const char* target, bool no_symlinks, const c
 
 void Reattribute(const Child& child, const Op& op, int fd) {
   if (!op.attr_set && !op.attr_clear && !op.propagation) return;
-  if (MountSetAttr(fd, op.flags & kOpRecursive, op.attr_set, op.attr_clear, op.propagation) < 0) FailOp(child, op, errno);
+  if (MountSetAttr(fd, op.flags & kOpRecursive, op.attr_set, op.attr_clear, op.propagation) < 0)
+    FailOp(child, op, errno);
 }
 
 int OpenOpTarget(const Child& child, const Op& op) {
   int target = MakeTarget(child, child.String(op.target), op.flags & kOpFile, op.flags & kOpNoSymlinks);
   if (target < 0) {
     if (errno == ELOOP && (op.flags & kOpNoSymlinks)) RefuseOp(child, op, "a symbolic link stands in the way");
-    if (errno == ENOTDIR) RefuseOp(child, op, (op.flags & kOpFile) ? "the mount point must be a file" :
-                                                                    "the mount point must be a directory");
+    if (errno == ENOTDIR)
+      RefuseOp(child, op,
+               (op.flags & kOpFile) ? "the mount point must be a file" : "the mount point must be a directory");
     FailOp(child, op, errno);
   }
   if (!(op.flags & kOpOverProc) && FilesystemMagic(target) == kProcMagic) {
@@ -91,7 +99,8 @@ void MountFilesystem(Child& child, const Op& op) {
   const char* path = child.String(op.target);
   // "." after fchdir is the mount point itself: as safe as mounting on a descriptor, and two calls instead of seven.
   if (fchdir(target) < 0) FailOp(child, op, errno);
-  if (Mount(child.String(op.source), ".", child.String(op.type), op.ms_flags, op.data ? child.String(op.data) : nullptr) < 0) {
+  if (Mount(child.String(op.source), ".", child.String(op.type), op.ms_flags,
+            op.data ? child.String(op.data) : nullptr) < 0) {
     if (errno == ENODEV && (op.flags & kOpOptional)) {
       close(target);
       return;
@@ -126,7 +135,8 @@ void AttachTree(Child& child, const Op& op) {
   struct stat from, to;
   if (fstat(tree, &from) < 0 || fstat(target, &to) < 0) FailOp(child, op, errno);
   if (S_ISDIR(from.st_mode) != S_ISDIR(to.st_mode))
-    RefuseOp(child, op, S_ISDIR(from.st_mode) ? "the mount point is not a directory" : "the mount point is a directory");
+    RefuseOp(child, op,
+             S_ISDIR(from.st_mode) ? "the mount point is not a directory" : "the mount point is a directory");
   if (strcmp(child.String(op.target), "/proc") == 0 &&
       (FilesystemMagic(tree) != kProcMagic || from.st_ino != kProcRootInode))
     RefuseOp(child, op, "only procfs may be mounted on /proc");
@@ -147,12 +157,15 @@ void MakeNode(Child& child, const Op& op) {
     int node = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     struct stat st;
     if (node < 0 || fstat(node, &st) < 0) FailOp(child, op, errno);
-    if ((st.st_mode & S_IFMT) != (op.mode & S_IFMT) || ((S_ISCHR(op.mode) || S_ISBLK(op.mode)) && st.st_rdev != device)) {
+    if ((st.st_mode & S_IFMT) != (op.mode & S_IFMT) ||
+        ((S_ISCHR(op.mode) || S_ISBLK(op.mode)) && st.st_rdev != device)) {
       Fail(child, 0, "make device ", child.String(op.target), ": another file is there");
     }
     if ((op.uid || op.gid) && fchownat(node, "", op.uid, op.gid, kEmpty) < 0) FailOp(child, op, errno);
-    if (is_null && child.null < 0) child.null = node;
-    else close(node);
+    if (is_null && child.null < 0)
+      child.null = node;
+    else
+      close(node);
   }
   close(dir);
 }
@@ -237,10 +250,13 @@ int MakeTarget(const Child& child, const char* path, bool file, bool no_symlinks
           }
           continue;
         }
-        if (n > 0) errno = ELOOP;
-        else made = 0;  // somebody else made it meanwhile
+        if (n > 0)
+          errno = ELOOP;
+        else
+          made = 0;  // somebody else made it meanwhile
       }
-      if (made >= 0) found = static_cast<int>(OpenAt2(at, p, O_PATH | (want_file ? 0 : O_DIRECTORY), RESOLVE_NO_SYMLINKS));
+      if (made >= 0)
+        found = static_cast<int>(OpenAt2(at, p, O_PATH | (want_file ? 0 : O_DIRECTORY), RESOLVE_NO_SYMLINKS));
     }
     int saved_errno = errno;
     close(at);
@@ -329,7 +345,8 @@ void Cover(const Child& child, const char* path, int target, int* source, bool d
           FsConfig(fs, FSCONFIG_SET_STRING, "nr_inodes", "1") < 0 ||
           FsConfig(fs, FSCONFIG_CMD_CREATE, nullptr, nullptr) < 0)
         Fail(child, errno, "mask ", path, ": open tmpfs");
-      tree = static_cast<int>(FsMount(fs, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
+      tree =
+          static_cast<int>(FsMount(fs, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
       close(fs);
     } else {
       tree = static_cast<int>(OpenTree(*source, "", OPEN_TREE_CLONE | kEmpty));
@@ -343,8 +360,10 @@ void Cover(const Child& child, const char* path, int target, int* source, bool d
       Fail(child, 0, "mask ", path, ": no verified null device to cover it with");
   }
   if (tree < 0 || MoveMount(tree, target) < 0) Fail(child, errno, "mask ", path);
-  if (*source < 0) *source = tree;
-  else close(tree);
+  if (*source < 0)
+    *source = tree;
+  else
+    close(tree);
 }
 
 }  // namespace
@@ -376,8 +395,10 @@ void SealTree(Child& child) {
       if (errno == ENOENT || errno == ENOTDIR || errno == EACCES) continue;
       Fail(child, errno, "mask ", path);
     }
-    if (S_ISDIR(st.st_mode)) Cover(child, path, target, &empty_source, true);
-    else Cover(child, path, target, &null_source, false);
+    if (S_ISDIR(st.st_mode))
+      Cover(child, path, target, &empty_source, true);
+    else
+      Cover(child, path, target, &null_source, false);
     close(target);
   }
 
@@ -386,8 +407,8 @@ void SealTree(Child& child) {
     if (root < 0) Fail(child, errno, "open /");
     if ((plan.flags & kPlanReadonlyRoot) && MountSetAttr(root, false, MOUNT_ATTR_RDONLY, 0, 0) < 0)
       Fail(child, errno, "make / read-only");
-    if (plan.root_propagation &&
-        MountSetAttr(root, plan.root_propagation & MS_REC, 0, 0, plan.root_propagation & ~static_cast<uint64_t>(MS_REC)) < 0)
+    if (plan.root_propagation && MountSetAttr(root, plan.root_propagation & MS_REC, 0, 0,
+                                              plan.root_propagation & ~static_cast<uint64_t>(MS_REC)) < 0)
       Fail(child, errno, "set propagation of /");
     close(root);
   }

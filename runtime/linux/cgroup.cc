@@ -34,7 +34,9 @@ Result<void> CheckPath(const std::string& path) {
     if (part == "." || part == "..") clean = false;
   if (clean && path.find("//") != std::string::npos) clean = false;
   if (clean && (path.find('\n') != std::string::npos || path.find('\0') != std::string::npos)) clean = false;
-  if (!clean) return Err(Code::kInvalidArgument, "cgroup path \"{}\": must be absolute, without empty parts, \".\" or \"..\"", path);
+  if (!clean)
+    return Err(Code::kInvalidArgument, "cgroup path \"{}\": must be absolute, without empty parts, \".\" or \"..\"",
+               path);
   return {};
 }
 
@@ -65,12 +67,14 @@ Result<void> EnableControllers(const std::string& dir) {
   std::string want;
   auto available = Words(TRY(ReadControl(dir + "/cgroup.controllers")));
   for (std::string_view c : kWanted)
-    if (!is_on(c) && std::find(available.begin(), available.end(), c) != available.end()) want += fmt::format("+{} ", c);
+    if (!is_on(c) && std::find(available.begin(), available.end(), c) != available.end())
+      want += fmt::format("+{} ", c);
   if (want.empty()) return {};
   want.pop_back();
   if (auto all = WriteControl(dir + "/cgroup.subtree_control", want); all || all.error().sys == EBUSY) {
     if (all) return {};
-    return Wrap(std::move(all).error(), "cgroup {} has processes of its own, so it cannot give controllers to groups below it", dir);
+    return Wrap(std::move(all).error(),
+                "cgroup {} has processes of its own, so it cannot give controllers to groups below it", dir);
   }
   // One that cannot be enabled (cpu beside real-time processes) must not take the others with it.
   for (const std::string& one : Words(want)) (void)WriteControl(dir + "/cgroup.subtree_control", one);
@@ -95,8 +99,10 @@ struct Maker {
       fresh = true;
     } else if (errno == ENOENT && !v2 && !Parent(path).empty()) {
       TRY(Make(mount, Parent(path), cpuset, v2));
-      if (::mkdir(dir.c_str(), 0755) == 0) fresh = true;
-      else if (errno != EEXIST) return SysErr("make cgroup {}", dir);
+      if (::mkdir(dir.c_str(), 0755) == 0)
+        fresh = true;
+      else if (errno != EEXIST)
+        return SysErr("make cgroup {}", dir);
     } else if (errno != EEXIST) {
       return SysErr("make cgroup {}", dir);
     }
@@ -139,7 +145,8 @@ std::vector<std::string> Children(const std::string& dir) {
   DIR* d = ::opendir(dir.c_str());
   if (!d) return names;
   while (dirent* e = ::readdir(d))
-    if (e->d_type == DT_DIR && strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) names.emplace_back(e->d_name);
+    if (e->d_type == DT_DIR && strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+      names.emplace_back(e->d_name);
   ::closedir(d);
   return names;
 }
@@ -197,8 +204,9 @@ bool Layout::V2(std::string_view controller) const {
 }
 
 Result<Layout> DetectLayout(std::string_view mountinfo, const std::string& v2_root_for_test) {
-  static constexpr std::string_view kControllers[] = {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio",
-                                                      "pids", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"};
+  static constexpr std::string_view kControllers[] = {"cpu",      "cpuacct",    "cpuset", "memory",  "devices",
+                                                      "freezer",  "blkio",      "pids",   "hugetlb", "net_cls",
+                                                      "net_prio", "perf_event", "rdma",   "misc"};
   Layout layout;
   while (!mountinfo.empty()) {
     std::string_view line = mountinfo.substr(0, mountinfo.find('\n'));

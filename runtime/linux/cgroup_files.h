@@ -1,11 +1,11 @@
 #pragma once
 // Control files, read and written; what the parts of cgroup share. Internal to runtime/linux.
-#include <charconv>
 #include <fcntl.h>
+#include <unistd.h>
+#include <charconv>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "base/unique_fd.h"
@@ -73,7 +73,8 @@ inline std::optional<uint64_t> Keyed(std::string_view text, std::string_view key
   while (!text.empty()) {
     std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(text.size(), line.size() + 1));
-    if (line.size() > key.size() && line.starts_with(key) && line[key.size()] == ' ') return Number(line.substr(key.size() + 1));
+    if (line.size() > key.size() && line.starts_with(key) && line[key.size()] == ' ')
+      return Number(line.substr(key.size() + 1));
   }
   return std::nullopt;
 }

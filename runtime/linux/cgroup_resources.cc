@@ -22,11 +22,13 @@ Result<void> MemoryV1(const std::string& dir, const oci::Memory& m) {
   if (limit && *limit == 0) limit.reset();
   if (limit && *limit == -1 && !swap) swap = -1;  // no limit and a swap limit would contradict each other
   if (limit && swap && *swap >= 0 && *limit >= 0 && *swap < *limit)
-    return Err(Code::kInvalidArgument, "{}.memory.swap: {} is below memory.limit {}; it counts memory and swap together", kAt, *swap, *limit);
+    return Err(Code::kInvalidArgument,
+               "{}.memory.swap: {} is below memory.limit {}; it counts memory and swap together", kAt, *swap, *limit);
   bool has_swap = Exists(dir + "/memory.memsw.limit_in_bytes");
   if (swap && !has_swap) {
     if (*swap > 0 && !(limit && *swap == *limit))
-      return Err(Code::kFailedPrecondition, "{}.memory.swap: the kernel does not account swap (boot with swapaccount=1)", kAt);
+      return Err(Code::kFailedPrecondition,
+                 "{}.memory.swap: the kernel does not account swap (boot with swapaccount=1)", kAt);
     swap.reset();
   }
   auto write_limit = [&]() -> Result<void> {
@@ -55,7 +57,8 @@ Result<void> MemoryV1(const std::string& dir, const oci::Memory& m) {
   }
   if (m.reservation) TRY(WriteControl(dir + "/memory.soft_limit_in_bytes", fmt::format("{}", *m.reservation)));
   if (m.swappiness) {
-    if (*m.swappiness > 100) return Err(Code::kInvalidArgument, "{}.memory.swappiness: {} is not 0 to 100", kAt, *m.swappiness);
+    if (*m.swappiness > 100)
+      return Err(Code::kInvalidArgument, "{}.memory.swappiness: {} is not 0 to 100", kAt, *m.swappiness);
     TRY(WriteControl(dir + "/memory.swappiness", fmt::format("{}", *m.swappiness)));
   }
   return {};
@@ -93,7 +96,8 @@ Result<void> CpuV1(const std::string& dir, const oci::Cpu& c) {
 }
 
 Result<void> CpuV2(const std::string& dir, const oci::Cpu& c) {
-  if (c.shares && *c.shares != 0) TRY(WriteControl(dir + "/cpu.weight", fmt::format("{}", WeightFromShares(*c.shares))));
+  if (c.shares && *c.shares != 0)
+    TRY(WriteControl(dir + "/cpu.weight", fmt::format("{}", WeightFromShares(*c.shares))));
   bool has_quota = c.quota && *c.quota != 0, has_period = c.period && *c.period != 0;
   if (!has_quota && !has_period) return {};
   std::string quota = "max";
@@ -133,52 +137,72 @@ Result<std::optional<int64_t>> SwapMax(const oci::Memory& m) {
   }
   if (*m.swap == -1) return std::optional<int64_t>(-1);
   if (!m.limit || *m.limit == 0) {
-    return Err(Code::kInvalidArgument, "{}.memory.swap: needs memory.limit, since it counts memory and swap together", kAt);
+    return Err(Code::kInvalidArgument, "{}.memory.swap: needs memory.limit, since it counts memory and swap together",
+               kAt);
   }
   if (*m.limit == -1) return Err(Code::kInvalidArgument, "{}.memory.swap: memory.limit is unlimited", kAt);
   if (*m.swap < *m.limit)
-    return Err(Code::kInvalidArgument, "{}.memory.swap: {} is below memory.limit {}; it counts memory and swap together", kAt, *m.swap, *m.limit);
+    return Err(Code::kInvalidArgument,
+               "{}.memory.swap: {} is below memory.limit {}; it counts memory and swap together", kAt, *m.swap,
+               *m.limit);
   return std::optional<int64_t>(*m.swap - *m.limit);
 }
 
 Result<void> Apply(const Layout& layout, const Group& group, const oci::Resources& r) {
   const std::string v2 = layout.v2.empty() ? std::string() : layout.v2 + group.path;
   if (!r.devices.empty()) {
-    if (auto dir = V1Dir(layout, "devices", group)) TRY(ApplyDevicesV1(*dir, r.devices));
-    else if (!v2.empty()) TRY(ApplyDevicesV2(v2, r.devices));
-    else return NoController("devices", "devices");
+    if (auto dir = V1Dir(layout, "devices", group))
+      TRY(ApplyDevicesV1(*dir, r.devices));
+    else if (!v2.empty())
+      TRY(ApplyDevicesV2(v2, r.devices));
+    else
+      return NoController("devices", "devices");
   }
   if (r.memory && (r.memory->limit || r.memory->reservation || r.memory->swap || r.memory->swappiness)) {
-    if (auto dir = V1Dir(layout, "memory", group)) TRY(MemoryV1(*dir, *r.memory));
-    else if (layout.V2("memory")) TRY(MemoryV2(v2, *r.memory));
-    else if (r.memory->limit.value_or(0) > 0 || r.memory->reservation.value_or(0) > 0) return NoController("memory", "memory");
+    if (auto dir = V1Dir(layout, "memory", group))
+      TRY(MemoryV1(*dir, *r.memory));
+    else if (layout.V2("memory"))
+      TRY(MemoryV2(v2, *r.memory));
+    else if (r.memory->limit.value_or(0) > 0 || r.memory->reservation.value_or(0) > 0)
+      return NoController("memory", "memory");
   }
   if (r.cpu) {
     const oci::Cpu& c = *r.cpu;
     if (c.shares || c.quota || c.period) {
-      if (auto dir = V1Dir(layout, "cpu", group)) TRY(CpuV1(*dir, c));
-      else if (layout.V2("cpu")) TRY(CpuV2(v2, c));
-      else if (c.shares.value_or(0) || c.quota.value_or(0) > 0) return NoController("cpu", "cpu");
+      if (auto dir = V1Dir(layout, "cpu", group))
+        TRY(CpuV1(*dir, c));
+      else if (layout.V2("cpu"))
+        TRY(CpuV2(v2, c));
+      else if (c.shares.value_or(0) || c.quota.value_or(0) > 0)
+        return NoController("cpu", "cpu");
     }
     if (!c.cpus.empty() || !c.mems.empty()) {
       std::string dir;
-      if (auto v1 = V1Dir(layout, "cpuset", group)) dir = *v1;
-      else if (layout.V2("cpuset")) dir = v2;
-      else return NoController("cpu.cpus", "cpuset");
+      if (auto v1 = V1Dir(layout, "cpuset", group))
+        dir = *v1;
+      else if (layout.V2("cpuset"))
+        dir = v2;
+      else
+        return NoController("cpu.cpus", "cpuset");
       if (!c.cpus.empty()) TRY_CTX(WriteControl(dir + "/cpuset.cpus", c.cpus), "{}.cpu.cpus", kAt);
       if (!c.mems.empty()) TRY_CTX(WriteControl(dir + "/cpuset.mems", c.mems), "{}.cpu.mems", kAt);
     }
   }
   if (r.pids && r.pids->limit != 0) {  // 0 from older writers means "not set"
     std::string dir;
-    if (auto v1 = V1Dir(layout, "pids", group)) dir = *v1;
-    else if (layout.V2("pids")) dir = v2;
-    if (!dir.empty()) TRY(WriteControl(dir + "/pids.max", MaxOr(r.pids->limit)));
-    else if (r.pids->limit > 0) return NoController("pids", "pids");
+    if (auto v1 = V1Dir(layout, "pids", group))
+      dir = *v1;
+    else if (layout.V2("pids"))
+      dir = v2;
+    if (!dir.empty())
+      TRY(WriteControl(dir + "/pids.max", MaxOr(r.pids->limit)));
+    else if (r.pids->limit > 0)
+      return NoController("pids", "pids");
   }
   for (const oci::HugepageLimit& h : r.hugepageLimits) {
     if (!IsPageSize(h.pageSize))
-      return Err(Code::kInvalidArgument, "{}.hugepageLimits.pageSize: \"{}\": must be a size like 2MB or 1GB", kAt, h.pageSize);
+      return Err(Code::kInvalidArgument, "{}.hugepageLimits.pageSize: \"{}\": must be a size like 2MB or 1GB", kAt,
+                 h.pageSize);
     bool v1 = layout.V1("hugetlb") != nullptr;
     if (!v1 && !layout.V2("hugetlb")) {
       if (h.limit == 0) continue;  // nothing to be had, and nothing asked for
@@ -196,7 +220,8 @@ Result<void> Apply(const Layout& layout, const Group& group, const oci::Resource
       return Err(Code::kInvalidArgument, "{}.unified: \"{}\" is not the name of a control file", kAt, name);
     std::string controller = name.substr(0, name.find('.'));
     if (v2.empty() || layout.V1(controller))
-      return Err(Code::kFailedPrecondition, "{}.unified: {} needs cgroup version 2, this host has {} in version 1", kAt, name, controller);
+      return Err(Code::kFailedPrecondition, "{}.unified: {} needs cgroup version 2, this host has {} in version 1", kAt,
+                 name, controller);
     TRY_CTX(WriteControl(v2 + "/" + name, value), "{}.unified", kAt);
   }
   return {};

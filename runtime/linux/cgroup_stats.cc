@@ -81,8 +81,10 @@ Result<Stats> ReadStats(const Layout& layout, const Group& group) {
   }
   s.memory_working_set = s.memory_usage > inactive_file ? s.memory_usage - inactive_file : 0;
   std::string pids;
-  if (auto dir = V1Dir(layout, "pids", group)) pids = *dir;
-  else if (layout.V2("pids")) pids = v2;
+  if (auto dir = V1Dir(layout, "pids", group))
+    pids = *dir;
+  else if (layout.V2("pids"))
+    pids = v2;
   if (!pids.empty()) {
     any = true;
     s.pids = ReadNumber(pids + "/pids.current").value_or(0);

@@ -75,7 +75,8 @@ TEST(Conversions, Swap) {
   EXPECT_FALSE(swap({}, 50));
 }
 
-// ---- Device programs, run by a small interpreter of the instructions they use. ----------------------------------------
+// ---- Device programs, run by a small interpreter of the instructions they use.
+// ----------------------------------------
 
 bool Allowed(const std::vector<bpf_insn>& code, char type, unsigned access, uint32_t major, uint32_t minor) {
   uint32_t context[3] = {(access << 16) | (type == 'b' ? 1U : 2U), major, minor};
@@ -84,15 +85,30 @@ bool Allowed(const std::vector<bpf_insn>& code, char type, unsigned access, uint
     const bpf_insn& i = code[pc];
     uint64_t operand = BPF_SRC(i.code) == BPF_X ? r[i.src_reg] : static_cast<uint64_t>(static_cast<int64_t>(i.imm));
     switch (i.code) {
-      case BPF_LDX | BPF_MEM | BPF_W: r[i.dst_reg] = context[i.off / 4]; break;
-      case BPF_ALU | BPF_AND | BPF_K: r[i.dst_reg] = static_cast<uint32_t>(r[i.dst_reg] & operand); break;
-      case BPF_ALU | BPF_RSH | BPF_K: r[i.dst_reg] = static_cast<uint32_t>(r[i.dst_reg]) >> operand; break;
+      case BPF_LDX | BPF_MEM | BPF_W:
+        r[i.dst_reg] = context[i.off / 4];
+        break;
+      case BPF_ALU | BPF_AND | BPF_K:
+        r[i.dst_reg] = static_cast<uint32_t>(r[i.dst_reg] & operand);
+        break;
+      case BPF_ALU | BPF_RSH | BPF_K:
+        r[i.dst_reg] = static_cast<uint32_t>(r[i.dst_reg]) >> operand;
+        break;
       case BPF_ALU64 | BPF_MOV | BPF_X:
-      case BPF_ALU64 | BPF_MOV | BPF_K: r[i.dst_reg] = operand; break;
-      case BPF_JMP | BPF_JNE | BPF_K: if (r[i.dst_reg] != operand) pc += static_cast<size_t>(i.off); break;
-      case BPF_JMP | BPF_JEQ | BPF_K: if (r[i.dst_reg] == operand) pc += static_cast<size_t>(i.off); break;
-      case BPF_JMP | BPF_EXIT: return r[0] != 0;
-      default: ADD_FAILURE() << "instruction " << int(i.code); return false;
+      case BPF_ALU64 | BPF_MOV | BPF_K:
+        r[i.dst_reg] = operand;
+        break;
+      case BPF_JMP | BPF_JNE | BPF_K:
+        if (r[i.dst_reg] != operand) pc += static_cast<size_t>(i.off);
+        break;
+      case BPF_JMP | BPF_JEQ | BPF_K:
+        if (r[i.dst_reg] == operand) pc += static_cast<size_t>(i.off);
+        break;
+      case BPF_JMP | BPF_EXIT:
+        return r[0] != 0;
+      default:
+        ADD_FAILURE() << "instruction " << int(i.code);
+        return false;
     }
   }
   ADD_FAILURE() << "ran off the end";
@@ -112,7 +128,11 @@ TEST(Devices, DefaultsDenyAllButTheUsual) {
 }
 
 TEST(Devices, LaterRulesWinBitByBit) {
-  auto code = DeviceProgram({{true, "c", "r", 10, 1}, {true, "c", "w", 10, 1}, {false, "c", "w", 10, 2}, {true, "c", "rw", 10, 2}, {false, "c", "w", 10, {}}});
+  auto code = DeviceProgram({{true, "c", "r", 10, 1},
+                             {true, "c", "w", 10, 1},
+                             {false, "c", "w", 10, 2},
+                             {true, "c", "rw", 10, 2},
+                             {false, "c", "w", 10, {}}});
   EXPECT_TRUE(Allowed(code, 'c', kR, 10, 1));
   EXPECT_FALSE(Allowed(code, 'c', kW, 10, 1));
   EXPECT_FALSE(Allowed(code, 'c', kR | kW, 10, 2));

@@ -63,7 +63,8 @@ Result<void> CheckDeviceRules(const std::vector<oci::DeviceRule>& rules) {
     if (!r.type.empty() && r.type != "a" && r.type != "b" && r.type != "c" && r.type != "u" && r.type != "p")
       return Err(Code::kInvalidArgument, "linux.resources.devices[{}].type: \"{}\": must be a, b or c", i, r.type);
     if (r.access.find_first_not_of("rwm") != std::string::npos)
-      return Err(Code::kInvalidArgument, "linux.resources.devices[{}].access: \"{}\": must be made of r, w and m", i, r.access);
+      return Err(Code::kInvalidArgument, "linux.resources.devices[{}].access: \"{}\": must be made of r, w and m", i,
+                 r.access);
     for (auto n : {r.major, r.minor})
       if (n && *n < -1) return Err(Code::kInvalidArgument, "linux.resources.devices[{}]: negative device number", i);
   }
@@ -75,7 +76,8 @@ std::vector<oci::DeviceRule> WithDefaultDevices(const std::vector<oci::DeviceRul
   // A list that never denies everything starts from nothing, as runc and crun do.
   bool opens_or_closes = std::any_of(rules.begin(), rules.end(), Everything);
   if (!opens_or_closes) all.insert(all.begin(), oci::DeviceRule{false, "a", "rwm", std::nullopt, std::nullopt});
-  bool allows_all = !rules.empty() && std::all_of(rules.begin(), rules.end(), [](const auto& r) { return r.allow; }) && opens_or_closes;
+  bool allows_all = !rules.empty() && std::all_of(rules.begin(), rules.end(), [](const auto& r) { return r.allow; }) &&
+                    opens_or_closes;
   if (allows_all) return all;
   for (const char* type : {"c", "b"}) all.push_back({true, type, "m", std::nullopt, std::nullopt});
   for (auto [major, minor] : {std::pair{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 1}, {5, 2}})
@@ -85,12 +87,14 @@ std::vector<oci::DeviceRule> WithDefaultDevices(const std::vector<oci::DeviceRul
 }
 
 std::vector<bpf_insn> DeviceProgram(const std::vector<oci::DeviceRule>& rules) {
-  // r2 type, r3 access bits not yet granted, r4 major, r5 minor. From the last rule to the first, since later rules win:
-  // an allowing rule takes its bits away, a denying rule that meets a wanted bit ends it.
-  std::vector<bpf_insn> out = {
-      Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_2, BPF_REG_1, 0, 0), Insn(BPF_ALU | BPF_AND | BPF_K, BPF_REG_2, 0, 0, 0xffff),
-      Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_3, BPF_REG_1, 0, 0), Insn(BPF_ALU | BPF_RSH | BPF_K, BPF_REG_3, 0, 0, 16),
-      Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_4, BPF_REG_1, 4, 0), Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_5, BPF_REG_1, 8, 0)};
+  // r2 type, r3 access bits not yet granted, r4 major, r5 minor. From the last rule to the first, since later rules
+  // win: an allowing rule takes its bits away, a denying rule that meets a wanted bit ends it.
+  std::vector<bpf_insn> out = {Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_2, BPF_REG_1, 0, 0),
+                               Insn(BPF_ALU | BPF_AND | BPF_K, BPF_REG_2, 0, 0, 0xffff),
+                               Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_3, BPF_REG_1, 0, 0),
+                               Insn(BPF_ALU | BPF_RSH | BPF_K, BPF_REG_3, 0, 0, 16),
+                               Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_4, BPF_REG_1, 4, 0),
+                               Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_5, BPF_REG_1, 8, 0)};
   constexpr uint32_t kAll = BPF_DEVCG_ACC_MKNOD | BPF_DEVCG_ACC_READ | BPF_DEVCG_ACC_WRITE;
   auto answer = [&](int value) {
     out.push_back(Insn(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, value));
@@ -135,9 +139,11 @@ Result<void> ApplyDevicesV1(const std::string& dir, const std::vector<oci::Devic
   unique_fd deny = TRY(Open(dir + "/devices.deny", O_WRONLY));
   for (const oci::DeviceRule& r : rules) {
     bool any_major = !r.major || *r.major == -1, any_minor = !r.minor || *r.minor == -1;
-    std::string line = Everything(r) ? "a"
-                                     : fmt::format("{} {}:{} {}", r.type == "b" ? 'b' : 'c', any_major ? "*" : fmt::format("{}", *r.major),
-                                                   any_minor ? "*" : fmt::format("{}", *r.minor), r.access.empty() ? "rwm" : r.access);
+    std::string line =
+        Everything(r)
+            ? "a"
+            : fmt::format("{} {}:{} {}", r.type == "b" ? 'b' : 'c', any_major ? "*" : fmt::format("{}", *r.major),
+                          any_minor ? "*" : fmt::format("{}", *r.minor), r.access.empty() ? "rwm" : r.access);
     if (::write((r.allow ? allow : deny).get(), line.data(), line.size()) < 0)
       return SysErr("write \"{}\" to {}/devices.{}", line, dir, r.allow ? "allow" : "deny");
   }

@@ -68,14 +68,30 @@ Result<void> SetAttr(int tree, unsigned flags, mount_attr attr, const char* what
 Options ParseOptions(const std::vector<std::string>& words) {
   Options o;
   for (const std::string& word : words) {
-    if (word == "bind") { o.bind = true; continue; }
-    if (word == "rbind") { o.bind = o.recursive = true; continue; }
-    if (word == "remount") { o.remount = true; continue; }
-    if (word == "tmpcopyup") { o.copy_up = true; continue; }
-    if (word == "idmap" || word == "ridmap") { o.idmap = true; continue; }
+    if (word == "bind") {
+      o.bind = true;
+      continue;
+    }
+    if (word == "rbind") {
+      o.bind = o.recursive = true;
+      continue;
+    }
+    if (word == "remount") {
+      o.remount = true;
+      continue;
+    }
+    if (word == "tmpcopyup") {
+      o.copy_up = true;
+      continue;
+    }
+    if (word == "idmap" || word == "ridmap") {
+      o.idmap = true;
+      continue;
+    }
     bool found = false;
     for (const Propagation& p : kPropagation) {
-      bool recursive = word.size() == p.name.size() + 1 && word[0] == 'r' && word.compare(1, std::string::npos, p.name) == 0;
+      bool recursive =
+          word.size() == p.name.size() + 1 && word[0] == 'r' && word.compare(1, std::string::npos, p.name) == 0;
       if (!recursive && word != p.name) continue;
       o.propagation = p.flag;
       o.propagation_recursive = recursive;
@@ -145,9 +161,9 @@ Result<unique_fd> NewTmpfs(std::string_view options, bool readonly) {
     std::string_view word = options.substr(0, options.find(','));
     options.remove_prefix(std::min(options.size(), word.size() + 1));
     std::string key(word.substr(0, word.find('=')));
-    long r = key.size() == word.size()
-                 ? syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, key.c_str(), nullptr, 0)
-                 : syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, key.c_str(), std::string(word.substr(key.size() + 1)).c_str(), 0);
+    long r = key.size() == word.size() ? syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_FLAG, key.c_str(), nullptr, 0)
+                                       : syscall(SYS_fsconfig, fs.get(), FSCONFIG_SET_STRING, key.c_str(),
+                                                 std::string(word.substr(key.size() + 1)).c_str(), 0);
     if (r < 0) return SysErr("tmpfs option {}", word);
   }
   if (syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0) return SysErr("create tmpfs");

@@ -13,14 +13,14 @@ namespace berth::runtime::mount {
 
 // What mount option words mean (OCI runtime-spec, mounts; mount(8)). Words that are not flags go to the filesystem.
 struct Options {
-  uint64_t ms_flags = 0;                    // MS_* for mount(2), of a new filesystem
-  uint64_t attr_set = 0, attr_clear = 0;    // MOUNT_ATTR_* of this mount alone
-  uint64_t tree_set = 0, tree_clear = 0;    // of the whole tree: rro, rnosuid, ...
-  uint64_t propagation = 0;                 // MS_PRIVATE, MS_SLAVE, ...; 0: none asked for
+  uint64_t ms_flags = 0;                  // MS_* for mount(2), of a new filesystem
+  uint64_t attr_set = 0, attr_clear = 0;  // MOUNT_ATTR_* of this mount alone
+  uint64_t tree_set = 0, tree_clear = 0;  // of the whole tree: rro, rnosuid, ...
+  uint64_t propagation = 0;               // MS_PRIVATE, MS_SLAVE, ...; 0: none asked for
   bool propagation_recursive = false;
   bool bind = false, recursive = false, remount = false;
   bool copy_up = false, idmap = false;
-  std::string data;                         // "size=65536k,mode=755"
+  std::string data;  // "size=65536k,mode=755"
 };
 Options ParseOptions(const std::vector<std::string>& words);
 

@@ -1,8 +1,8 @@
 #include "runtime/linux/names.h"
 
+#include <sys/resource.h>
 #include <charconv>
 #include <csignal>
-#include <sys/resource.h>
 
 #include <fmt/format.h>
 
@@ -23,12 +23,12 @@ constexpr Row kLimits[] = {
     {"RLIMIT_STACK", RLIMIT_STACK}};
 
 // Linux numbers of the architectures we run on (amd64, arm64: the generic ones).
-constexpr Row kSignals[] = {
-    {"HUP", 1},   {"INT", 2},   {"QUIT", 3},  {"ILL", 4},   {"TRAP", 5},  {"ABRT", 6},    {"BUS", 7},   {"FPE", 8},
-    {"KILL", 9},  {"USR1", 10}, {"SEGV", 11}, {"USR2", 12}, {"PIPE", 13}, {"ALRM", 14},   {"TERM", 15}, {"STKFLT", 16},
-    {"CHLD", 17}, {"CONT", 18}, {"STOP", 19}, {"TSTP", 20}, {"TTIN", 21}, {"TTOU", 22},   {"URG", 23},  {"XCPU", 24},
-    {"XFSZ", 25}, {"VTALRM", 26}, {"PROF", 27}, {"WINCH", 28}, {"IO", 29}, {"PWR", 30},   {"SYS", 31},  {"IOT", 6},
-    {"CLD", 17},  {"POLL", 29}};
+constexpr Row kSignals[] = {{"HUP", 1},   {"INT", 2},     {"QUIT", 3},  {"ILL", 4},     {"TRAP", 5},  {"ABRT", 6},
+                            {"BUS", 7},   {"FPE", 8},     {"KILL", 9},  {"USR1", 10},   {"SEGV", 11}, {"USR2", 12},
+                            {"PIPE", 13}, {"ALRM", 14},   {"TERM", 15}, {"STKFLT", 16}, {"CHLD", 17}, {"CONT", 18},
+                            {"STOP", 19}, {"TSTP", 20},   {"TTIN", 21}, {"TTOU", 22},   {"URG", 23},  {"XCPU", 24},
+                            {"XFSZ", 25}, {"VTALRM", 26}, {"PROF", 27}, {"WINCH", 28},  {"IO", 29},   {"PWR", 30},
+                            {"SYS", 31},  {"IOT", 6},     {"CLD", 17},  {"POLL", 29}};
 constexpr int kRtMin = 34, kRtMax = 64;  // what the C libraries leave to programs
 
 std::optional<int> Integer(std::string_view s) {

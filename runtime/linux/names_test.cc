@@ -1,8 +1,8 @@
 #include <gtest/gtest.h>
 
-#include <csignal>
 #include <linux/mount.h>
 #include <sys/resource.h>
+#include <csignal>
 
 #include "runtime/linux/caps.h"
 #include "runtime/linux/mount.h"
@@ -38,7 +38,8 @@ TEST(Names, Signals) {
   EXPECT_EQ(SignalNumber("RTMIN"), 34);
   EXPECT_EQ(SignalNumber("SIGRTMIN+3"), 37);
   EXPECT_EQ(SignalNumber("SIGRTMAX-1"), 63);
-  for (const char* bad : {"", "0", "65", "-9", "SIG", "TERMX", "RTMIN+40", "RTMIN-1", "9x"}) EXPECT_FALSE(SignalNumber(bad)) << bad;
+  for (const char* bad : {"", "0", "65", "-9", "SIG", "TERMX", "RTMIN+40", "RTMIN-1", "9x"})
+    EXPECT_FALSE(SignalNumber(bad)) << bad;
   EXPECT_EQ(SignalName(15), "SIGTERM");
   EXPECT_EQ(SignalName(37), "SIGRTMIN+3");
 }

@@ -15,14 +15,16 @@ namespace berth::runtime::seccomp {
 namespace {
 
 struct Arch {
-  const char* name;   // OCI
-  uint32_t token;     // libseccomp
-  uint32_t audit;     // seccomp_data.arch
+  const char* name;  // OCI
+  uint32_t token;    // libseccomp
+  uint32_t audit;    // seccomp_data.arch
 };
-constexpr Arch kArches[] = {
-    {"SCMP_ARCH_X86_64", SCMP_ARCH_X86_64, AUDIT_ARCH_X86_64}, {"SCMP_ARCH_X86", SCMP_ARCH_X86, AUDIT_ARCH_I386},
-    {"SCMP_ARCH_X32", SCMP_ARCH_X32, AUDIT_ARCH_X86_64},       {"SCMP_ARCH_AARCH64", SCMP_ARCH_AARCH64, AUDIT_ARCH_AARCH64},
-    {"SCMP_ARCH_ARM", SCMP_ARCH_ARM, AUDIT_ARCH_ARM},          {"SCMP_ARCH_RISCV64", SCMP_ARCH_RISCV64, AUDIT_ARCH_RISCV64}};
+constexpr Arch kArches[] = {{"SCMP_ARCH_X86_64", SCMP_ARCH_X86_64, AUDIT_ARCH_X86_64},
+                            {"SCMP_ARCH_X86", SCMP_ARCH_X86, AUDIT_ARCH_I386},
+                            {"SCMP_ARCH_X32", SCMP_ARCH_X32, AUDIT_ARCH_X86_64},
+                            {"SCMP_ARCH_AARCH64", SCMP_ARCH_AARCH64, AUDIT_ARCH_AARCH64},
+                            {"SCMP_ARCH_ARM", SCMP_ARCH_ARM, AUDIT_ARCH_ARM},
+                            {"SCMP_ARCH_RISCV64", SCMP_ARCH_RISCV64, AUDIT_ARCH_RISCV64}};
 constexpr uint32_t kX32Bit = 0x40000000;
 
 // Numbers from 424 on are the same everywhere; these are newer than Debian 12's libseccomp (2.5.4).
@@ -31,27 +33,29 @@ struct NewCall {
   int number;
 };
 constexpr NewCall kNewCalls[] = {
-    {"cachestat", 451},         {"fchmodat2", 452},        {"map_shadow_stack", 453}, {"futex_wake", 454},
-    {"futex_wait", 455},        {"futex_requeue", 456},    {"statmount", 457},        {"listmount", 458},
+    {"cachestat", 451},         {"fchmodat2", 452},         {"map_shadow_stack", 453}, {"futex_wake", 454},
+    {"futex_wait", 455},        {"futex_requeue", 456},     {"statmount", 457},        {"listmount", 458},
     {"lsm_get_self_attr", 459}, {"lsm_set_self_attr", 460}, {"lsm_list_modules", 461}, {"mseal", 462},
-    {"setxattrat", 463},        {"getxattrat", 464},       {"listxattrat", 465},      {"removexattrat", 466},
-    {"open_tree_attr", 467},    {"file_getattr", 468},     {"file_setattr", 469}};
+    {"setxattrat", 463},        {"getxattrat", 464},        {"listxattrat", 465},      {"removexattrat", 466},
+    {"open_tree_attr", 467},    {"file_getattr", 468},      {"file_setattr", 469}};
 
 // i386 reaches the socket calls through socketcall(2), most of them also directly; the System V calls through ipc(2).
 // libseccomp has no plain numbers for them.
 struct Multiplexed {
   std::string_view name;
-  int selector;   // first argument of the multiplexer
-  int direct;     // own number on i386; -1: none
+  int selector;  // first argument of the multiplexer
+  int direct;    // own number on i386; -1: none
 };
 constexpr Multiplexed kSocketCalls[] = {
-    {"socket", 1, 359},     {"bind", 2, 361},         {"connect", 3, 362},      {"listen", 4, 363},   {"accept", 5, -1},
-    {"getsockname", 6, 367}, {"getpeername", 7, 368}, {"socketpair", 8, 360},   {"send", 9, -1},      {"recv", 10, -1},
-    {"sendto", 11, 369},    {"recvfrom", 12, 371},    {"shutdown", 13, 373},    {"setsockopt", 14, 366}, {"getsockopt", 15, 365},
-    {"sendmsg", 16, 370},   {"recvmsg", 17, 372},     {"accept4", 18, 364},     {"recvmmsg", 19, 337}, {"sendmmsg", 20, 345}};
-constexpr Multiplexed kIpcCalls[] = {{"semop", 1, -1},    {"semget", 2, 393},  {"semctl", 3, 394},  {"semtimedop", 4, -1},
-                                     {"msgsnd", 11, 400}, {"msgrcv", 12, 401}, {"msgget", 13, 399}, {"msgctl", 14, 402},
-                                     {"shmat", 21, 397},  {"shmdt", 22, 398},  {"shmget", 23, 395}, {"shmctl", 24, 396}};
+    {"socket", 1, 359},    {"bind", 2, 361},        {"connect", 3, 362},     {"listen", 4, 363},
+    {"accept", 5, -1},     {"getsockname", 6, 367}, {"getpeername", 7, 368}, {"socketpair", 8, 360},
+    {"send", 9, -1},       {"recv", 10, -1},        {"sendto", 11, 369},     {"recvfrom", 12, 371},
+    {"shutdown", 13, 373}, {"setsockopt", 14, 366}, {"getsockopt", 15, 365}, {"sendmsg", 16, 370},
+    {"recvmsg", 17, 372},  {"accept4", 18, 364},    {"recvmmsg", 19, 337},   {"sendmmsg", 20, 345}};
+constexpr Multiplexed kIpcCalls[] = {{"semop", 1, -1},      {"semget", 2, 393},  {"semctl", 3, 394},
+                                     {"semtimedop", 4, -1}, {"msgsnd", 11, 400}, {"msgrcv", 12, 401},
+                                     {"msgget", 13, 399},   {"msgctl", 14, 402}, {"shmat", 21, 397},
+                                     {"shmdt", 22, 398},    {"shmget", 23, 395}, {"shmctl", 24, 396}};
 
 const Arch* FindArch(std::string_view name) {
   for (const Arch& a : kArches)
@@ -88,7 +92,8 @@ using Table = std::map<uint32_t, std::vector<Rule>>;
 
 Result<uint32_t> Action(const std::string& name, std::optional<uint32_t> errno_ret, const std::string& where) {
   bool takes_data = name == "SCMP_ACT_ERRNO" || name == "SCMP_ACT_TRACE";
-  if (errno_ret && !takes_data) return Err(Code::kInvalidArgument, "{}: errnoRet goes with SCMP_ACT_ERRNO and SCMP_ACT_TRACE only", where);
+  if (errno_ret && !takes_data)
+    return Err(Code::kInvalidArgument, "{}: errnoRet goes with SCMP_ACT_ERRNO and SCMP_ACT_TRACE only", where);
   uint32_t data = errno_ret.value_or(EPERM);
   if (data > 4095) return Err(Code::kInvalidArgument, "{}: errnoRet {} is above 4095", where, data);
   if (name == "SCMP_ACT_ALLOW") return static_cast<uint32_t>(SECCOMP_RET_ALLOW);
@@ -99,20 +104,25 @@ Result<uint32_t> Action(const std::string& name, std::optional<uint32_t> errno_r
   if (name == "SCMP_ACT_TRACE") return SECCOMP_RET_TRACE | data;
   if (name == "SCMP_ACT_LOG") return static_cast<uint32_t>(SECCOMP_RET_LOG);
   if (name == "SCMP_ACT_NOTIFY") return Err(Code::kUnimplemented, "{}: SCMP_ACT_NOTIFY is not supported", where);
-  return Err(Code::kInvalidArgument, "{}: \"{}\" is not an action; known are SCMP_ACT_ALLOW, ERRNO, KILL, KILL_PROCESS, KILL_THREAD, LOG, TRACE, TRAP",
-             where, name);
+  return Err(
+      Code::kInvalidArgument,
+      "{}: \"{}\" is not an action; known are SCMP_ACT_ALLOW, ERRNO, KILL, KILL_PROCESS, KILL_THREAD, LOG, TRACE, TRAP",
+      where, name);
 }
 
 Result<Compare> Operator(const std::string& name, const std::string& where) {
   static constexpr std::pair<std::string_view, Compare> kNames[] = {
-      {"SCMP_CMP_EQ", Compare::kEq}, {"SCMP_CMP_NE", Compare::kNe}, {"SCMP_CMP_LT", Compare::kLt}, {"SCMP_CMP_LE", Compare::kLe},
-      {"SCMP_CMP_GT", Compare::kGt}, {"SCMP_CMP_GE", Compare::kGe}, {"SCMP_CMP_MASKED_EQ", Compare::kMasked}};
+      {"SCMP_CMP_EQ", Compare::kEq},           {"SCMP_CMP_NE", Compare::kNe}, {"SCMP_CMP_LT", Compare::kLt},
+      {"SCMP_CMP_LE", Compare::kLe},           {"SCMP_CMP_GT", Compare::kGt}, {"SCMP_CMP_GE", Compare::kGe},
+      {"SCMP_CMP_MASKED_EQ", Compare::kMasked}};
   for (auto [text, op] : kNames)
     if (text == name) return op;
-  return Err(Code::kInvalidArgument, "{}.op: \"{}\": must be SCMP_CMP_EQ, NE, LT, LE, GT, GE or MASKED_EQ", where, name);
+  return Err(Code::kInvalidArgument, "{}.op: \"{}\": must be SCMP_CMP_EQ, NE, LT, LE, GT, GE or MASKED_EQ", where,
+             name);
 }
 
-// ---- Code generation --------------------------------------------------------------------------------------------------
+// ---- Code generation
+// --------------------------------------------------------------------------------------------------
 
 using Code_ = std::vector<sock_filter>;
 
@@ -134,7 +144,9 @@ void EmitTerm(const Term& t, bool narrow, Code_* out, std::vector<std::pair<size
   if (narrow) {
     out->push_back(Stmt(kLoad, low_at));
     if (t.op == Compare::kMasked) out->push_back(Stmt(kAnd, low));
-    uint16_t test = t.op == Compare::kGt || t.op == Compare::kLe ? kJgt : t.op == Compare::kGe || t.op == Compare::kLt ? kJge : kJeq;
+    uint16_t test = t.op == Compare::kGt || t.op == Compare::kLe   ? kJgt
+                    : t.op == Compare::kGe || t.op == Compare::kLt ? kJge
+                                                                   : kJeq;
     out->push_back(Jump(test, t.op == Compare::kMasked ? static_cast<uint32_t>(t.second) : low, 0, 0));
     fail(t.op == Compare::kNe || t.op == Compare::kLt || t.op == Compare::kLe);
     return;
@@ -200,8 +212,10 @@ Code_ EmitRules(const std::vector<Rule>& rules, bool narrow, uint32_t fallback) 
     out.push_back(Stmt(kRet, r.action));
     for (auto [at, branch] : fails) {
       uint8_t distance = static_cast<uint8_t>(out.size() - at - 1);  // a rule has at most six terms: below 255
-      if (branch) out[at].jt = distance;
-      else out[at].jf = distance;
+      if (branch)
+        out[at].jt = distance;
+      else
+        out[at].jf = distance;
     }
   }
   out.push_back(Stmt(kRet, fallback));
@@ -214,7 +228,8 @@ struct Range {
 };
 
 bool SameCode(const Code_& a, const Code_& b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](const sock_filter& x, const sock_filter& y) {
+  return a.size() == b.size() &&
+         std::equal(a.begin(), a.end(), b.begin(), [](const sock_filter& x, const sock_filter& y) {
            return x.code == y.code && x.jt == y.jt && x.jf == y.jf && x.k == y.k;
          });
 }
@@ -282,8 +297,8 @@ std::optional<int> SyscallNumber(std::string_view name, std::string_view arch) {
 
 namespace {
 
-// Whether this kernel has the x32 ABI (CONFIG_X86_X32_ABI, and on Debian syscall.x32=y). Without it every x32 call ends in
-// ENOSYS, whatever a filter says, and a third of the usual filter can be left out.
+// Whether this kernel has the x32 ABI (CONFIG_X86_X32_ABI, and on Debian syscall.x32=y). Without it every x32 call ends
+// in ENOSYS, whatever a filter says, and a third of the usual filter can be left out.
 bool KernelRunsX32() {
 #if defined(__x86_64__)
   static const bool runs = syscall(static_cast<long>(kX32Bit) | __NR_getpid) > 0;
@@ -316,9 +331,11 @@ Result<Program> BuildFor(const oci::Seccomp& filter, bool with_x32) {
   if (const Arch* native = FindArch(NativeArch())) want(native);
   for (size_t i = 0; i < filter.architectures.size(); ++i) {
     const Arch* a = FindArch(filter.architectures[i]);
-    if (a) want(a);
+    if (a)
+      want(a);
     else if (!filter.architectures[i].starts_with("SCMP_ARCH_"))
-      return Err(Code::kInvalidArgument, "linux.seccomp.architectures[{}]: \"{}\" is not known", i, filter.architectures[i]);
+      return Err(Code::kInvalidArgument, "linux.seccomp.architectures[{}]: \"{}\" is not known", i,
+                 filter.architectures[i]);
     // An architecture this machine cannot run needs no rules: its numbers never reach the filter.
   }
 
@@ -344,7 +361,8 @@ Result<Program> BuildFor(const oci::Seccomp& filter, bool with_x32) {
           tables[a][static_cast<uint32_t>(*n)].push_back(compiled);
         }
         if (a->token != SCMP_ARCH_X86 || !compiled.terms.empty()) continue;  // arguments are behind a pointer there
-        for (auto [calls, gate] : {std::pair{std::span<const Multiplexed>(kSocketCalls), "socketcall"}, {std::span<const Multiplexed>(kIpcCalls), "ipc"}})
+        for (auto [calls, gate] : {std::pair{std::span<const Multiplexed>(kSocketCalls), "socketcall"},
+                                   {std::span<const Multiplexed>(kIpcCalls), "ipc"}})
           for (const Multiplexed& call : calls)
             if (name == call.name)
               tables[a][static_cast<uint32_t>(*NumberOn(gate, *a))].push_back(
@@ -370,8 +388,9 @@ Result<Program> BuildFor(const oci::Seccomp& filter, bool with_x32) {
       const Arch* x32 = FindArch("SCMP_ARCH_X32");
       bool has_x32 = tables.contains(x32);
       // Numbers with bit 30 are the x32 ABI under the same audit architecture.
-      Code_ other = !has_x32 ? Code_{Stmt(kRet, SECCOMP_RET_KILL_PROCESS)}
-                    : with_x32 ? EmitTable(tables[x32], kX32Bit, true, fallback, beyond) : Code_{Stmt(kRet, SECCOMP_RET_ERRNO | ENOSYS)};
+      Code_ other = !has_x32   ? Code_{Stmt(kRet, SECCOMP_RET_KILL_PROCESS)}
+                    : with_x32 ? EmitTable(tables[x32], kX32Bit, true, fallback, beyond)
+                               : Code_{Stmt(kRet, SECCOMP_RET_ERRNO | ENOSYS)};
       block.push_back(Jump(kJge, kX32Bit, 0, 1));
       block.push_back(Stmt(kJa, static_cast<uint32_t>(own.size())));
       block.insert(block.end(), own.begin(), own.end());
@@ -389,7 +408,8 @@ Result<Program> BuildFor(const oci::Seccomp& filter, bool with_x32) {
   }
   program.code.push_back(Stmt(kRet, SECCOMP_RET_KILL_PROCESS));
   if (program.code.size() > BPF_MAXINSNS)
-    return Err(Code::kInvalidArgument, "linux.seccomp: the filter has {} instructions, the kernel takes {}", program.code.size(), BPF_MAXINSNS);
+    return Err(Code::kInvalidArgument, "linux.seccomp: the filter has {} instructions, the kernel takes {}",
+               program.code.size(), BPF_MAXINSNS);
   return program;
 }
 
@@ -397,14 +417,18 @@ Result<Program> BuildFor(const oci::Seccomp& filter, bool with_x32) {
 
 Result<Program> Build(const oci::Seccomp& filter) { return BuildFor(filter, true); }
 
-// ---- Cache ------------------------------------------------------------------------------------------------------------
+// ---- Cache
+// ------------------------------------------------------------------------------------------------------------
 
 namespace {
 
 std::string KeyOf(const oci::Seccomp& f) {
   std::string key;
   key.reserve(8192);
-  auto text = [&](const std::string& s) { key += s; key += '\0'; };
+  auto text = [&](const std::string& s) {
+    key += s;
+    key += '\0';
+  };
   auto number = [&](uint64_t n) { key.append(reinterpret_cast<const char*>(&n), sizeof n); };
   text("berth seccomp 2");
   number(KernelRunsX32());

@@ -1,10 +1,11 @@
 #pragma once
 // System call filters: profiles and their compilation.
 //
-// A profile in Docker's form depends on what the container may do (capabilities), on the architecture and on the kernel;
-// `Resolve` turns it into an OCI filter, `Compile` into a BPF program. Compilation is ours: numbers come from libseccomp,
-// the program is a balanced search over number ranges, which the kernel loads in 0.05 to 0.1 ms where libseccomp's own
-// output takes 0.25 to 0.9. Programs are cached in memory (thread-safe) and, when a directory is given, on disk.
+// A profile in Docker's form depends on what the container may do (capabilities), on the architecture and on the
+// kernel; `Resolve` turns it into an OCI filter, `Compile` into a BPF program. Compilation is ours: numbers come from
+// libseccomp, the program is a balanced search over number ranges, which the kernel loads in 0.05 to 0.1 ms where
+// libseccomp's own output takes 0.25 to 0.9. Programs are cached in memory (thread-safe) and, when a directory is
+// given, on disk.
 #include <linux/filter.h>
 
 #include <memory>
@@ -21,8 +22,8 @@ namespace berth::runtime::seccomp {
 
 struct Program {
   std::vector<sock_filter> code;
-  uint32_t flags = 0;                    // SECCOMP_FILTER_FLAG_*
-  std::vector<std::string> unknown;      // names that no architecture of the filter has: skipped, as the specification says
+  uint32_t flags = 0;                // SECCOMP_FILTER_FLAG_*
+  std::vector<std::string> unknown;  // names that no architecture of the filter has: skipped, as the specification says
 };
 
 // kInvalidArgument names the member ("linux.seccomp.syscalls[3].action: ..."); kUnimplemented for SCMP_ACT_NOTIFY.
@@ -33,8 +34,8 @@ Result<Program> Build(const oci::Seccomp& filter);
 
 // What a profile's conditions are judged against.
 struct Conditions {
-  caps::Set caps = 0;                    // the container's (bounding set)
-  std::string arch;                      // Go's name: "amd64"; empty: this machine's
+  caps::Set caps = 0;                           // the container's (bounding set)
+  std::string arch;                             // Go's name: "amd64"; empty: this machine's
   unsigned kernel_major = 0, kernel_minor = 0;  // 0: this kernel
 };
 
@@ -46,7 +47,7 @@ Result<oci::Seccomp> ParseProfile(std::string_view text, std::string_view where,
 
 // Number of a system call; covers those newer than the installed libseccomp. `arch` is an OCI name (SCMP_ARCH_X86_64).
 std::optional<int> SyscallNumber(std::string_view name, std::string_view arch);
-std::string NativeArch();                // "SCMP_ARCH_X86_64"
-std::string NativeGoArch();              // "amd64"
+std::string NativeArch();    // "SCMP_ARCH_X86_64"
+std::string NativeGoArch();  // "amd64"
 
 }  // namespace berth::runtime::seccomp

@@ -9,7 +9,8 @@
 namespace berth::runtime::seccomp {
 namespace {
 
-// ---- Files ------------------------------------------------------------------------------------------------------------
+// ---- Files
+// ------------------------------------------------------------------------------------------------------------
 
 struct Condition {
   std::vector<std::string> caps, arches;
@@ -18,7 +19,7 @@ struct Condition {
 BOOST_DESCRIBE_STRUCT(Condition, (), (caps, arches, minKernel))
 
 struct FileRule {
-  std::string name;                       // old form
+  std::string name;  // old form
   std::vector<std::string> names;
   std::string action;
   std::optional<uint32_t> errnoRet;
@@ -43,28 +44,35 @@ struct File {
 };
 BOOST_DESCRIBE_STRUCT(File, (), (defaultAction, defaultErrnoRet, architectures, flags, archMap, syscalls, listenerPath))
 
-// ---- The default ------------------------------------------------------------------------------------------------------
+// ---- The default
+// ------------------------------------------------------------------------------------------------------
 
 // Always allowed. Sources: moby profiles/seccomp (2025); names that an architecture lacks are skipped there.
 constexpr const char* kAlways[] = {
     // files
     "access chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 "
-    "fadvise64_64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchown32 fchownat fcntl fcntl64 fdatasync flock fstat "
-    "fstat64 fstatat64 fstatfs fstatfs64 fsync ftruncate ftruncate64 getcwd getdents getdents64 ioctl lchown lchown32 link "
+    "fadvise64_64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchown32 fchownat fcntl fcntl64 fdatasync flock "
+    "fstat "
+    "fstat64 fstatat64 fstatfs fstatfs64 fsync ftruncate ftruncate64 getcwd getdents getdents64 ioctl lchown lchown32 "
+    "link "
     "linkat _llseek lseek lstat lstat64 mkdir mkdirat mknod mknodat name_to_handle_at newfstatat open openat openat2 "
-    "pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv rename renameat renameat2 "
-    "rmdir sendfile sendfile64 splice stat stat64 statfs statfs64 statx symlink symlinkat sync sync_file_range syncfs tee "
+    "pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv rename renameat "
+    "renameat2 "
+    "rmdir sendfile sendfile64 splice stat stat64 statfs statfs64 statx symlink symlinkat sync sync_file_range syncfs "
+    "tee "
     "truncate truncate64 umask unlink unlinkat utime utimensat utimensat_time64 utimes futimesat vmsplice write writev "
     "chdir cachestat listmount statmount pipe pipe2",
     "fgetxattr flistxattr fremovexattr fsetxattr getxattr getxattrat lgetxattr listxattr listxattrat llistxattr "
     "lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat",
     // memory
-    "brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2 mprotect "
+    "brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2 "
+    "mprotect "
     "mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages process_mrelease",
     // processes, credentials
     "alarm capget capset execve execveat exit exit_group fork vfork getcpu getegid getegid32 geteuid geteuid32 getgid "
     "getgid32 getgroups getgroups32 getpgid getpgrp getpid getppid getpriority getresgid getresgid32 getresuid "
-    "getresuid32 getrlimit getrusage getsid gettid getuid getuid32 get_robust_list get_thread_area ioprio_get ioprio_set "
+    "getresuid32 getrlimit getrusage getsid gettid getuid getuid32 get_robust_list get_thread_area ioprio_get "
+    "ioprio_set "
     "kill pause pidfd_open pidfd_send_signal prctl prlimit64 restart_syscall rseq setfsgid setfsgid32 setfsuid "
     "setfsuid32 setgid setgid32 setgroups setgroups32 setpgid setpriority setregid setregid32 setresgid setresgid32 "
     "setresuid setresuid32 setreuid setreuid32 setrlimit setsid setuid setuid32 set_robust_list set_thread_area "
@@ -86,7 +94,8 @@ constexpr const char* kAlways[] = {
     "io_getevents io_pgetevents io_pgetevents_time64 io_setup io_submit _newselect poll ppoll ppoll_time64 pselect6 "
     "pselect6_time64 select",
     // sockets and System V, POSIX IPC
-    "accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg recvmmsg_time64 recvmsg "
+    "accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg recvmmsg_time64 "
+    "recvmsg "
     "send sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair",
     "ipc mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 "
     "mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop semtimedop_time64 shmat shmctl shmdt shmget",
@@ -117,7 +126,7 @@ constexpr CapRow kWithCapability[] = {
 };
 
 struct ArchNames {
-  const char* arches;   // Go's names
+  const char* arches;  // Go's names
   const char* names;
 };
 constexpr ArchNames kByArch[] = {
@@ -232,7 +241,8 @@ oci::Seccomp DefaultFilter(const Conditions& given) {
   out.syscalls.push_back(Allow({"socket"}, {{0, kAfAlg, 0, "SCMP_CMP_LT"}}));
   out.syscalls.push_back(Allow({"socket"}, {{0, kAfNfc, 0, "SCMP_CMP_EQ"}}));
   out.syscalls.push_back(Allow({"socket"}, {{0, kAfVsock, 0, "SCMP_CMP_GT"}}));
-  for (uint64_t persona : {0x0ULL, 0x8ULL, 0x20000ULL, 0x20008ULL, 0xffffffffULL})  // LINUX, LINUX32, UNAME26, both, query
+  for (uint64_t persona :
+       {0x0ULL, 0x8ULL, 0x20000ULL, 0x20008ULL, 0xffffffffULL})  // LINUX, LINUX32, UNAME26, both, query
     out.syscalls.push_back(Allow({"personality"}, {{0, persona, 0, "SCMP_CMP_EQ"}}));
   for (const CapRow& row : kWithCapability)
     if (HasCap(c, row.cap)) out.syscalls.push_back(Allow(Split(row.names)));
@@ -248,7 +258,8 @@ oci::Seccomp DefaultFilter(const Conditions& given) {
 Result<oci::Seccomp> ParseProfile(std::string_view text, std::string_view where, const Conditions& given) {
   File file = TRY(json::Parse<File>(text, where));
   Conditions c = Complete(given);
-  if (!file.listenerPath.empty()) return Err(Code::kUnimplemented, "{}: listenerPath: seccomp notification is not supported", where);
+  if (!file.listenerPath.empty())
+    return Err(Code::kUnimplemented, "{}: listenerPath: seccomp notification is not supported", where);
   if (!file.archMap.empty() && !file.architectures.empty())
     return Err(Code::kInvalidArgument, "{}: architectures and archMap exclude each other", where);
   if (file.defaultAction.empty()) return Err(Code::kInvalidArgument, "{}: defaultAction: missing", where);

@@ -22,14 +22,29 @@ uint32_t Judge(const std::vector<sock_filter>& code, const seccomp_data& data) {
   for (size_t pc = 0; pc < code.size(); ++pc) {
     const sock_filter& i = code[pc];
     switch (i.code) {
-      case BPF_LD | BPF_W | BPF_ABS: memcpy(&a, reinterpret_cast<const char*>(&data) + i.k, 4); break;
-      case BPF_ALU | BPF_AND | BPF_K: a &= i.k; break;
-      case BPF_JMP | BPF_JA: pc += i.k; break;
-      case BPF_JMP | BPF_JEQ | BPF_K: pc += a == i.k ? i.jt : i.jf; break;
-      case BPF_JMP | BPF_JGE | BPF_K: pc += a >= i.k ? i.jt : i.jf; break;
-      case BPF_JMP | BPF_JGT | BPF_K: pc += a > i.k ? i.jt : i.jf; break;
-      case BPF_RET | BPF_K: return i.k;
-      default: ADD_FAILURE() << "instruction " << i.code << " at " << pc; return 0;
+      case BPF_LD | BPF_W | BPF_ABS:
+        memcpy(&a, reinterpret_cast<const char*>(&data) + i.k, 4);
+        break;
+      case BPF_ALU | BPF_AND | BPF_K:
+        a &= i.k;
+        break;
+      case BPF_JMP | BPF_JA:
+        pc += i.k;
+        break;
+      case BPF_JMP | BPF_JEQ | BPF_K:
+        pc += a == i.k ? i.jt : i.jf;
+        break;
+      case BPF_JMP | BPF_JGE | BPF_K:
+        pc += a >= i.k ? i.jt : i.jf;
+        break;
+      case BPF_JMP | BPF_JGT | BPF_K:
+        pc += a > i.k ? i.jt : i.jf;
+        break;
+      case BPF_RET | BPF_K:
+        return i.k;
+      default:
+        ADD_FAILURE() << "instruction " << i.code << " at " << pc;
+        return 0;
     }
   }
   ADD_FAILURE() << "ran off the end";
@@ -55,9 +70,11 @@ TEST(Default, DecidesAsDockerDoes) {
   auto p = Build(DefaultFilter({caps::Default(), "amd64", 6, 1}));
   ASSERT_TRUE(p) << p.error().what;
   auto judge = [&](const seccomp_data& d) { return Judge(p->code, d); };
-  for (const char* name : {"read", "openat2", "fchmodat2", "chroot", "futex_wake", "mseal", "ptrace", "exit_group", "execve"})
+  for (const char* name :
+       {"read", "openat2", "fchmodat2", "chroot", "futex_wake", "mseal", "ptrace", "exit_group", "execve"})
     EXPECT_EQ(judge(Call(Nr(name))), kAllow) << name;
-  for (const char* name : {"mount", "bpf", "keyctl", "add_key", "unshare", "setns", "reboot", "io_uring_setup", "userfaultfd", "init_module"})
+  for (const char* name : {"mount", "bpf", "keyctl", "add_key", "unshare", "setns", "reboot", "io_uring_setup",
+                           "userfaultfd", "init_module"})
     EXPECT_EQ(judge(Call(Nr(name))), kEperm) << name;
   EXPECT_EQ(judge(Call(Nr("clone"), 0x1200011)), kAllow);
   EXPECT_EQ(judge(Call(Nr("clone"), 0x10000000)), kEperm);
@@ -81,7 +98,8 @@ TEST(Default, CapabilitiesOpenDoors) {
   caps::Set all = caps::FromNames(caps::AllNames(), nullptr);
   auto p = Build(DefaultFilter({all, "amd64", 6, 1}));
   ASSERT_TRUE(p);
-  for (const char* name : {"mount", "bpf", "unshare", "clone3", "reboot", "init_module", "syslog", "sethostname", "vhangup"})
+  for (const char* name :
+       {"mount", "bpf", "unshare", "clone3", "reboot", "init_module", "syslog", "sethostname", "vhangup"})
     EXPECT_EQ(Judge(p->code, Call(Nr(name))), kAllow) << name;
   EXPECT_EQ(Judge(p->code, Call(Nr("clone"), 0x10000000)), kAllow);
   EXPECT_EQ(Judge(p->code, Call(Nr("keyctl"))), kEperm);
@@ -89,13 +107,18 @@ TEST(Default, CapabilitiesOpenDoors) {
 
 // libseccomp with the same rules. Calls that it does not know are left out of the comparison.
 std::vector<sock_filter> Oracle(const oci::Seccomp& f) {
-  auto action = [](const std::string& name, uint32_t err) { return name == "SCMP_ACT_ALLOW" ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(err); };
+  auto action = [](const std::string& name, uint32_t err) {
+    return name == "SCMP_ACT_ALLOW" ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(err);
+  };
   scmp_filter_ctx c = seccomp_init(action(f.defaultAction, f.defaultErrnoRet.value_or(EPERM)));
   seccomp_arch_add(c, SCMP_ARCH_X86);
   seccomp_arch_add(c, SCMP_ARCH_X32);
   auto op = [](const std::string& s) {
-    return s == "SCMP_CMP_EQ" ? SCMP_CMP_EQ : s == "SCMP_CMP_NE" ? SCMP_CMP_NE : s == "SCMP_CMP_LT" ? SCMP_CMP_LT :
-           s == "SCMP_CMP_GT" ? SCMP_CMP_GT : SCMP_CMP_MASKED_EQ;
+    return s == "SCMP_CMP_EQ"   ? SCMP_CMP_EQ
+           : s == "SCMP_CMP_NE" ? SCMP_CMP_NE
+           : s == "SCMP_CMP_LT" ? SCMP_CMP_LT
+           : s == "SCMP_CMP_GT" ? SCMP_CMP_GT
+                                : SCMP_CMP_MASKED_EQ;
   };
   for (const oci::SeccompRule& r : f.syscalls) {
     for (const std::string& name : r.names) {
@@ -103,7 +126,8 @@ std::vector<sock_filter> Oracle(const oci::Seccomp& f) {
       if (nr == __NR_SCMP_ERROR) continue;
       std::vector<scmp_arg_cmp> args;
       for (const oci::SeccompArg& a : r.args) args.push_back({a.index, op(a.op), a.value, a.valueTwo});
-      seccomp_rule_add_array(c, action(r.action, r.errnoRet.value_or(EPERM)), nr, static_cast<unsigned>(args.size()), args.data());
+      seccomp_rule_add_array(c, action(r.action, r.errnoRet.value_or(EPERM)), nr, static_cast<unsigned>(args.size()),
+                             args.data());
     }
   }
   char path[] = "/tmp/berth-seccomp-XXXXXX";
@@ -125,10 +149,27 @@ void Compare(const oci::Seccomp& filter) {
   auto both = [&](const seccomp_data& d, const char* what) {
     ++compared;
     uint32_t a = Judge(ours->code, d), b = Judge(theirs, d);
-    if (a != b && different++ < 10) ADD_FAILURE() << what << " nr " << d.nr << " arg0 " << d.args[0] << ": ours " << std::hex << a << " libseccomp " << b;
+    if (a != b && different++ < 10)
+      ADD_FAILURE() << what << " nr " << d.nr << " arg0 " << d.args[0] << ": ours " << std::hex << a << " libseccomp "
+                    << b;
   };
-  static constexpr uint64_t kArguments[] = {0, 1, 8, 37, 38, 39, 40, 41, 0x20000, 0x20008, 0x40000, 0xffffffff, 0x7e020000,
-                                            0x10000000, 0x1200011, 0x100000000, 0xffffffffffffffff};
+  static constexpr uint64_t kArguments[] = {0,
+                                            1,
+                                            8,
+                                            37,
+                                            38,
+                                            39,
+                                            40,
+                                            41,
+                                            0x20000,
+                                            0x20008,
+                                            0x40000,
+                                            0xffffffff,
+                                            0x7e020000,
+                                            0x10000000,
+                                            0x1200011,
+                                            0x100000000,
+                                            0xffffffffffffffff};
   for (int nr = 0; nr <= 450; ++nr) {
     for (uint64_t argument : kArguments) {
       char* name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_X86_64, nr);
@@ -147,14 +188,17 @@ void Compare(const oci::Seccomp& filter) {
 }
 
 TEST(Oracle, DefaultFilterIsWhatLibseccompMakesOfIt) { Compare(DefaultFilter({caps::Default(), "amd64", 6, 1})); }
-TEST(Oracle, WithAllCapabilities) { Compare(DefaultFilter({caps::FromNames(caps::AllNames(), nullptr), "amd64", 6, 1})); }
+TEST(Oracle, WithAllCapabilities) {
+  Compare(DefaultFilter({caps::FromNames(caps::AllNames(), nullptr), "amd64", 6, 1}));
+}
 
 TEST(Oracle, DenyList) {
   oci::Seccomp f;
   f.defaultAction = "SCMP_ACT_ALLOW";
   f.architectures = {"SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"};
   f.syscalls.push_back({{"chmod", "fchmod", "mkdir"}, "SCMP_ACT_ERRNO", {}, {}});
-  f.syscalls.push_back({{"kill"}, "SCMP_ACT_ERRNO", 38, {{1, 9, 0, "SCMP_CMP_EQ"}, {0, 0x100000001, 0, "SCMP_CMP_GT"}}});
+  f.syscalls.push_back(
+      {{"kill"}, "SCMP_ACT_ERRNO", 38, {{1, 9, 0, "SCMP_CMP_EQ"}, {0, 0x100000001, 0, "SCMP_CMP_GT"}}});
   Compare(f);
   auto p = Build(f);
   EXPECT_EQ(Judge(p->code, Call(Nr("kill"), 0x100000002, AUDIT_ARCH_X86_64, 9)), kEnosys);
@@ -172,11 +216,25 @@ TEST(Reference, ContainersCommonsProfileGivesTheSameAnswers) {
   auto theirs = Build(*filter), ours = Build(DefaultFilter(conditions));
   ASSERT_TRUE(theirs && ours);
   // Where Docker and Podman differ on purpose, as of the installed version (0.50).
-  std::set<std::string> known = {"io_uring_enter", "io_uring_register", "io_uring_setup",  // taken back by Docker in 2023
-                                 "mount_setattr", "pidfd_getfd", "quotactl_fd", "clone3", "keyctl", "socket",
-                                 "add_key", "request_key", "unshare", "setns", "mount", "umount", "umount2", "fsconfig", "fsmount",
-                                 "fsopen", "fspick", "move_mount", "open_tree", "reboot", "sethostname", "setdomainname", "pivot_root",
-                                 "open_by_handle_at", "process_madvise", "kcmp", "syslog", "vmsplice", "io_pgetevents", "futex_waitv", "get_mempolicy", "mbind", "set_mempolicy"};
+  std::set<std::string> known = {"io_uring_enter",  "io_uring_register",
+                                 "io_uring_setup",  // taken back by Docker in 2023
+                                 "mount_setattr",   "pidfd_getfd",
+                                 "quotactl_fd",     "clone3",
+                                 "keyctl",          "socket",
+                                 "add_key",         "request_key",
+                                 "unshare",         "setns",
+                                 "mount",           "umount",
+                                 "umount2",         "fsconfig",
+                                 "fsmount",         "fsopen",
+                                 "fspick",          "move_mount",
+                                 "open_tree",       "reboot",
+                                 "sethostname",     "setdomainname",
+                                 "pivot_root",      "open_by_handle_at",
+                                 "process_madvise", "kcmp",
+                                 "syslog",          "vmsplice",
+                                 "io_pgetevents",   "futex_waitv",
+                                 "get_mempolicy",   "mbind",
+                                 "set_mempolicy"};
   for (int nr = 0; nr <= 450; ++nr) {
     char* name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_X86_64, nr);
     if (!name) continue;
@@ -189,7 +247,8 @@ TEST(Reference, ContainersCommonsProfileGivesTheSameAnswers) {
 #endif  // __x86_64__
 
 TEST(Profiles, DockersFormIsJudgedByItsConditions) {
-  constexpr std::string_view kText = R"({"defaultAction":"SCMP_ACT_ERRNO","archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]},
+  constexpr std::string_view kText =
+      R"({"defaultAction":"SCMP_ACT_ERRNO","archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]},
     {"architecture":"SCMP_ARCH_AARCH64","subArchitectures":["SCMP_ARCH_ARM"]}],
     "syscalls":[{"names":["a"],"action":"SCMP_ACT_ALLOW"},{"names":["b"],"action":"SCMP_ACT_ALLOW","includes":{"caps":["CAP_SYS_ADMIN"]}},
     {"names":["c"],"action":"SCMP_ACT_ALLOW","excludes":{"caps":["CAP_SYS_ADMIN"]}},{"names":["d"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"5.8"}},
@@ -203,11 +262,15 @@ TEST(Profiles, DockersFormIsJudgedByItsConditions) {
   };
   EXPECT_EQ(names({0, "amd64", 5, 10}), "acdf");
   EXPECT_EQ(names({1ULL << 21, "arm64", 4, 19}), "abef");
-  EXPECT_EQ(ParseProfile(kText, "p", {0, "arm64", 6, 1})->architectures, (std::vector<std::string>{"SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"}));
+  EXPECT_EQ(ParseProfile(kText, "p", {0, "arm64", 6, 1})->architectures,
+            (std::vector<std::string>{"SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"}));
 }
 
 TEST(Errors, NameTheMember) {
-  auto error = [](oci::Seccomp f) { auto p = Build(f); return p ? std::string("ok") : p.error().what; };
+  auto error = [](oci::Seccomp f) {
+    auto p = Build(f);
+    return p ? std::string("ok") : p.error().what;
+  };
   oci::Seccomp f;
   f.defaultAction = "ALLOW";
   EXPECT_TRUE(error(f).starts_with("linux.seccomp.defaultAction: \"ALLOW\" is not an action")) << error(f);

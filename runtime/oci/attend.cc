@@ -59,7 +59,10 @@ Result<int> Attend(pid_t pid, int pidfd, int terminal) {
   }
   bool input = terminal >= 0, output = terminal >= 0, ended = false;
   while (!ended || output) {
-    pollfd fds[4] = {{pidfd, POLLIN, 0}, {signals.get(), POLLIN, 0}, {output ? terminal : -1, POLLIN, 0}, {input ? 0 : -1, POLLIN, 0}};
+    pollfd fds[4] = {{pidfd, POLLIN, 0},
+                     {signals.get(), POLLIN, 0},
+                     {output ? terminal : -1, POLLIN, 0},
+                     {input ? 0 : -1, POLLIN, 0}};
     if (ended) fds[0].fd = -1;
     int ready = ::poll(fds, 4, ended ? 0 : -1);  // after the end: only what is already there
     if (ready < 0 && errno != EINTR) return SysErr("wait for the container");
@@ -74,7 +77,8 @@ Result<int> Attend(pid_t pid, int pidfd, int terminal) {
         if (number == SIGCHLD) {
           // As a subreaper we inherit orphans of the container; its own first process is waited for below.
           siginfo_t other{};
-          while (::waitid(P_ALL, 0, &other, WEXITED | WNOHANG | WNOWAIT) == 0 && other.si_pid > 0 && other.si_pid != pid)
+          while (::waitid(P_ALL, 0, &other, WEXITED | WNOHANG | WNOWAIT) == 0 && other.si_pid > 0 &&
+                 other.si_pid != pid)
             ::waitpid(other.si_pid, nullptr, 0);
         } else if (number == SIGWINCH && terminal >= 0) {
           CopySize(terminal);

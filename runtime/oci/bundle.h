@@ -38,12 +38,14 @@ class Bundle {
     char name[] = "/tmp/berth-oci-test-XXXXXX";
     dir_ = mkdtemp(name);
     prefix_ = dir_.substr(dir_.rfind('-') + 1);
-    for (const char* d : {"/rootfs", "/rootfs/bin", "/rootfs/proc", "/rootfs/sys", "/rootfs/dev", "/rootfs/etc", "/rootfs/tmp", "/state"})
+    for (const char* d : {"/rootfs", "/rootfs/bin", "/rootfs/proc", "/rootfs/sys", "/rootfs/dev", "/rootfs/etc",
+                          "/rootfs/tmp", "/state"})
       mkdir((dir_ + d).c_str(), 0755);
     std::string busybox = ReadFile("/bin/busybox").value_or("");
     Put("/rootfs/bin/busybox", busybox, 0755);
-    for (const char* applet : {"sh", "ls", "cat", "true", "false", "mount", "id", "touch", "sleep", "ps", "stat", "hostname", "env", "kill",
-                               "grep", "mkdir", "mknod", "readlink", "pwd", "head", "tty", "wc", "ln", "rm", "test"})
+    for (const char* applet : {"sh",  "ls",   "cat",      "true", "false", "mount", "id",    "touch", "sleep",
+                               "ps",  "stat", "hostname", "env",  "kill",  "grep",  "mkdir", "mknod", "readlink",
+                               "pwd", "head", "tty",      "wc",   "ln",    "rm",    "test"})
       EXPECT_EQ(symlink("busybox", (dir_ + "/rootfs/bin/" + applet).c_str()), 0);
     spec = Default();
   }
@@ -60,7 +62,12 @@ class Bundle {
     s.hostname = "inside";
     s.mounts = {{"/proc", "proc", "proc", {"nosuid", "noexec", "nodev"}, {}, {}},
                 {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}, {}, {}},
-                {"/dev/pts", "devpts", "devpts", {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}, {}, {}},
+                {"/dev/pts",
+                 "devpts",
+                 "devpts",
+                 {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"},
+                 {},
+                 {}},
                 {"/dev/shm", "tmpfs", "shm", {"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}, {}, {}},
                 {"/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}, {}, {}},
                 {"/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", "ro"}, {}, {}},
@@ -88,7 +95,8 @@ class Bundle {
     auto look = [&](const std::string& mount) {
       DIR* d = opendir(mount.c_str());
       while (dirent* e = d ? readdir(d) : nullptr)
-        if (std::string_view(e->d_name).find(prefix_) != std::string_view::npos) found.push_back(mount + "/" + e->d_name);
+        if (std::string_view(e->d_name).find(prefix_) != std::string_view::npos)
+          found.push_back(mount + "/" + e->d_name);
       if (d) closedir(d);
     };
     for (const cgroup::Hierarchy& h : layout->v1) look(h.mount);

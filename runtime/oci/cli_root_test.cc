@@ -1,70 +1,9 @@
-// berth-oci as a program, on real containers of busybox. Asks the kernel from inside and outside what happened, and after
-// each test that nothing is left.
-#include <fcntl.h>
-#include <sched.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
-
-#include "runtime/oci/bundle.h"
-#include "runtime/oci/container_dir.h"
+// berth-oci as a program, on real containers of busybox. Asks the kernel from inside and outside what happened, and
+// after each test that nothing is left.
+#include "runtime/oci/cli_fixture.h"
 
 namespace berth::runtime::oci {
 namespace {
-
-std::string Program() {
-  const char* build = getenv("BERTH_BUILD_DIR");
-  return std::string(build ? build : ".") + "/bin/berth-oci";
-}
-
-class Cli : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string why = WhyNot();
-    if (why.empty() && !Exists(Program())) why = "needs " + Program();
-    if (!why.empty()) GTEST_SKIP() << why;
-    bundle.emplace();
-    mounts_ = HostMounts();
-  }
-  void TearDown() override {
-    if (!bundle) return;
-    EXPECT_EQ(bundle->Cgroups(), std::vector<std::string>{});
-    EXPECT_EQ(bundle->States(), std::vector<std::string>{});
-    EXPECT_EQ(HostMounts(), mounts_);
-  }
-
-  CommandOutput Oci(std::vector<std::string> args) {
-    Command c;
-    c.argv = {Program(), "--root", bundle->state()};
-    c.argv.insert(c.argv.end(), args.begin(), args.end());
-    c.env = {"PATH=/usr/bin:/bin"};
-    if (v2_view) {  // a private mount namespace whose only cgroup filesystem is version 2
-      c.argv.insert(c.argv.begin(), {"/usr/bin/unshare", "-m", "/bin/sh", "-c",
-                                     "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"", "sh"});
-    }
-    auto out = berth::Run(c, Deadline::After(std::chrono::seconds(60)));
-    EXPECT_TRUE(out) << out.error().what;
-    return out ? *out : CommandOutput{};
-  }
-  CommandOutput RunSh(const std::string& script, const std::string& name = "a") {
-    bundle->Sh(script);
-    return RunNow(name);
-  }
-  CommandOutput RunNow(const std::string& name = "a") {
-    bundle->Write();
-    return Oci({"run", "--bundle", bundle->dir(), bundle->Id(name)});
-  }
-  std::string Lines(const std::string& script) {
-    auto out = RunSh(script);
-    EXPECT_EQ(out.exit_code, 0) << out.err;
-    EXPECT_EQ(out.err, "");
-    return out.out;
-  }
-
-  std::optional<Bundle> bundle;
-  bool v2_view = false;
-  size_t mounts_ = 0;
-};
 
 std::string OwnNamespace(const char* type) {
   char link[64] = {};
@@ -82,18 +21,23 @@ TEST_F(Cli, NamespacesAreNew) {
 }
 
 TEST_F(Cli, UnlistedNamespacesAreInherited) {
-  std::erase_if(bundle->spec.linux->namespaces, [](const Namespace& n) { return n.type == "network" || n.type == "ipc" || n.type == "uts" || n.type == "pid"; });
+  std::erase_if(bundle->spec.linux->namespaces, [](const Namespace& n) {
+    return n.type == "network" || n.type == "ipc" || n.type == "uts" || n.type == "pid";
+  });
   bundle->spec.hostname.clear();
   std::erase_if(bundle->spec.mounts, [](const Mount& m) { return m.type == "sysfs" || m.type == "cgroup"; });
   std::string out = Lines("for n in net ipc uts pid; do readlink /proc/self/ns/$n; done");
-  EXPECT_EQ(out, OwnNamespace("net") + "\n" + OwnNamespace("ipc") + "\n" + OwnNamespace("uts") + "\n" + OwnNamespace("pid") + "\n");
+  EXPECT_EQ(out, OwnNamespace("net") + "\n" + OwnNamespace("ipc") + "\n" + OwnNamespace("uts") + "\n" +
+                     OwnNamespace("pid") + "\n");
 }
 
 TEST_F(Cli, StandardMountsAndDevices) {
-  std::string out = Lines("cat /proc/self/mountinfo; ls -l /dev /dev/pts; readlink /dev/ptmx; readlink /dev/fd; cat /dev/null; head -c 3 /dev/zero | wc -c");
-  for (const char* want : {" / /proc rw,nosuid,nodev,noexec,relatime - proc proc", " /dev rw,nosuid - tmpfs", " /dev/pts rw,nosuid,noexec",
-                           " /dev/shm rw,nosuid,nodev,noexec", " /dev/mqueue rw,", " /sys ro,nosuid,nodev,noexec", "ptmxmode=666",
-                           "pts/ptmx\n/proc/self/fd\n", "3\n"})
+  std::string out = Lines(
+      "cat /proc/self/mountinfo; ls -l /dev /dev/pts; readlink /dev/ptmx; readlink /dev/fd; cat /dev/null; head -c 3 "
+      "/dev/zero | wc -c");
+  for (const char* want : {" / /proc rw,nosuid,nodev,noexec,relatime - proc proc", " /dev rw,nosuid - tmpfs",
+                           " /dev/pts rw,nosuid,noexec", " /dev/shm rw,nosuid,nodev,noexec", " /dev/mqueue rw,",
+                           " /sys ro,nosuid,nodev,noexec", "ptmxmode=666", "pts/ptmx\n/proc/self/fd\n", "3\n"})
     EXPECT_NE(out.find(want), std::string::npos) << want << "\n" << out;
 }
 
@@ -115,7 +59,9 @@ TEST_F(Cli, MaskedPaths) {
   mkdir((bundle->rootfs() + "/private2").c_str(), 0755);
   bundle->Put("/rootfs/private/key", "key");
   bundle->spec.linux->maskedPaths = {"/etc/secret", "/private", "/private2", "/proc/timer_list", "/missing"};
-  auto out = RunSh("cat /etc/secret /proc/timer_list; ls /private /private2; stat -c %t:%T /etc/secret; echo x > /etc/secret; touch /private/y");
+  auto out = RunSh(
+      "cat /etc/secret /proc/timer_list; ls /private /private2; stat -c %t:%T /etc/secret; echo x > /etc/secret; touch "
+      "/private/y");
   EXPECT_EQ(out.out, "/private:\n\n/private2:\n1:3\n") << out.err;
   EXPECT_NE(out.err.find("Read-only file system"), std::string::npos) << out.err;
   EXPECT_EQ(ReadFile(bundle->rootfs() + "/etc/secret").value_or(""), "secret");
@@ -140,7 +86,9 @@ TEST_F(Cli, MaskedPathsWithoutOurOwnDev) {
 
 TEST_F(Cli, CapabilitiesOfRoot) {
   std::string out = Lines("grep Cap /proc/self/status");
-  EXPECT_EQ(out, "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n");
+  EXPECT_EQ(out,
+            "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\nCapBnd:"
+            "\t00000000a80425fb\nCapAmb:\t0000000000000000\n");
 }
 
 TEST_F(Cli, NoCapabilitiesMeansNone) {
@@ -154,8 +102,9 @@ TEST_F(Cli, UserGroupsAmbient) {
   p.capabilities->ambient = p.capabilities->inheritable = {"CAP_NET_BIND_SERVICE"};
   p.noNewPrivileges = true;
   std::string out = Lines("grep -E 'Uid|Gid|Groups|CapEff|CapAmb|CapBnd|NoNewPrivs|Umask' /proc/self/status");
-  for (const char* want : {"Umask:\t0027", "Uid:\t1000\t1000\t1000\t1000", "Gid:\t1001\t1001\t1001\t1001", "Groups:\t5 7", "CapEff:\t0000000000000400",
-                           "CapAmb:\t0000000000000400", "CapBnd:\t00000000a80425fb", "NoNewPrivs:\t1"})
+  for (const char* want :
+       {"Umask:\t0027", "Uid:\t1000\t1000\t1000\t1000", "Gid:\t1001\t1001\t1001\t1001", "Groups:\t5 7",
+        "CapEff:\t0000000000000400", "CapAmb:\t0000000000000400", "CapBnd:\t00000000a80425fb", "NoNewPrivs:\t1"})
     EXPECT_NE(out.find(want), std::string::npos) << want << "\n" << out;
 }
 
@@ -176,7 +125,8 @@ TEST_F(Cli, SeccompInEveryOrderOfPrivileges) {
       auto out = RunSh("grep Seccomp: /proc/self/status; mkdir /tmp/x; grep CapPrm /proc/self/status");
       EXPECT_NE(out.out.find("Seccomp:\t2"), std::string::npos) << nnp << uid << out.err;
       EXPECT_NE(out.err.find("Operation not supported"), std::string::npos) << out.err;
-      EXPECT_NE(out.out.find(uid ? "CapPrm:\t0000000000000000" : "CapPrm:\t00000000a80425fb"), std::string::npos) << out.out;
+      EXPECT_NE(out.out.find(uid ? "CapPrm:\t0000000000000000" : "CapPrm:\t00000000a80425fb"), std::string::npos)
+          << out.out;
     }
   }
   bundle->spec.process->capabilities.reset();
@@ -187,8 +137,15 @@ TEST_F(Cli, SeccompInEveryOrderOfPrivileges) {
 
 TEST_F(Cli, SeccompThatForbidsAlmostEverything) {
   // getcwd, read, socket calls denied: every check of ours is done before the filter.
-  Seccomp filter{"SCMP_ACT_ERRNO", 1, {}, {}, {{{"execve", "capset", "exit_group", "brk", "arch_prctl", "mmap", "write", "prctl", "set_tid_address",
-                  "set_robust_list", "rseq", "prlimit64", "readlink", "getrandom", "mprotect", "getuid"}, "SCMP_ACT_ALLOW", {}, {}}}};
+  Seccomp filter{"SCMP_ACT_ERRNO",
+                 1,
+                 {},
+                 {},
+                 {{{"execve", "capset", "exit_group", "brk", "arch_prctl", "mmap", "write", "prctl", "set_tid_address",
+                    "set_robust_list", "rseq", "prlimit64", "readlink", "getrandom", "mprotect", "getuid"},
+                   "SCMP_ACT_ALLOW",
+                   {},
+                   {}}}};
   bundle->spec.linux->seccomp = filter;
   bundle->spec.process->args = {"true"};
   auto out = RunNow();
@@ -201,13 +158,15 @@ TEST_F(Cli, LimitsScoresDirectoryEnvironment) {
   p.oomScoreAdj = 321;
   p.cwd = "/made/for/me";
   p.env.push_back("GREETING=hello world");
-  EXPECT_EQ(Lines("ulimit -n; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj; pwd; echo $GREETING"), "16\n64\n0\n321\n/made/for/me\nhello world\n");
+  EXPECT_EQ(Lines("ulimit -n; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj; pwd; echo $GREETING"),
+            "16\n64\n0\n321\n/made/for/me\nhello world\n");
 }
 
 TEST_F(Cli, HomeComesFromPasswdWhenTheEnvironmentHasNone) {
   bundle->spec.process->env = {"PATH=/bin"};
   EXPECT_EQ(Lines("echo $HOME; umask"), "/\n0022\n");
-  bundle->Put("/rootfs/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nodd:x:10:1::/wrong:\nme:x:1000:1000:Me, Myself:/home/me:/bin/sh\n");
+  bundle->Put("/rootfs/etc/passwd",
+              "root:x:0:0:root:/root:/bin/sh\nodd:x:10:1::/wrong:\nme:x:1000:1000:Me, Myself:/home/me:/bin/sh\n");
   EXPECT_EQ(Lines("echo $HOME"), "/root\n");
   bundle->spec.process->user.uid = 1000;
   EXPECT_EQ(Lines("echo $HOME"), "/home/me\n");
@@ -246,7 +205,9 @@ TEST_F(Cli, BindMounts) {
   m.push_back({"/new/dir/file", "", "file", {"bind", "ro"}, {}, {}});
   m.push_back({"/varrun/secrets", "bind", bundle->dir() + "/src", {"rbind", "rro"}, {}, {}});
   m.push_back({"/etc/dangling/x", "bind", bundle->dir() + "/src", {"rbind"}, {}, {}});
-  auto out = RunSh("cat /new/dir/file; echo; cat /run/secrets/inner; echo; cat /gone/deep/x/inner; echo; echo x > /new/dir/file; touch /run/secrets/y; touch /gone/deep/x/y");
+  auto out = RunSh(
+      "cat /new/dir/file; echo; cat /run/secrets/inner; echo; cat /gone/deep/x/inner; echo; echo x > /new/dir/file; "
+      "touch /run/secrets/y; touch /gone/deep/x/y");
   EXPECT_EQ(out.out, "from the host\ninner\ninner\n");
   EXPECT_EQ(std::count(out.err.begin(), out.err.end(), '\n'), 2) << out.err;
   EXPECT_TRUE(Exists(bundle->dir() + "/src/y"));
@@ -275,7 +236,8 @@ TEST_F(Cli, AttackersRootfs) {
     ASSERT_EQ(symlink("/tmp", path.c_str()), 0);
     auto out = RunSh("true");
     EXPECT_EQ(out.exit_code, 1) << name;
-    EXPECT_NE(out.err.find(std::string(" on ") + name + ": a symbolic link stands in the way"), std::string::npos) << out.err;
+    EXPECT_NE(out.err.find(std::string(" on ") + name + ": a symbolic link stands in the way"), std::string::npos)
+        << out.err;
     ASSERT_EQ(unlink(path.c_str()), 0);
     ASSERT_EQ(mkdir(path.c_str(), 0755), 0);
   }
@@ -313,7 +275,10 @@ TEST_F(Cli, ExecutablesThatCannotRun) {
   };
   bundle->Put("/rootfs/bin/text", "hello", 0644);
   bundle->Put("/rootfs/bin/script", "#!/no/interpreter\n", 0755);
-  bundle->Put("/rootfs/bin/junk", "\x7f" "ELFjunk", 0755);
+  bundle->Put("/rootfs/bin/junk",
+              "\x7f"
+              "ELFjunk",
+              0755);
   fails({"nosuch"}, 127, "exec: \"nosuch\": executable file not found in $PATH");
   fails({""}, 127, "exec: \"\": executable file not found in $PATH");
   fails({"/no/such"}, 127, "exec: \"/no/such\": stat /no/such: no such file or directory");
@@ -334,281 +299,13 @@ TEST_F(Cli, BadInputNamesTheMember) {
   fails("{", "config.json");
   fails(R"({"ociVersion":"1.0.0","process":{"args":"sh"}})", "process.args: expected array, got string");
   fails(R"({"ociVersion":"1.0.0"})", "process: missing");
-  fails(R"({"ociVersion":"1.0.0","process":{"args":["a"],"cwd":"x"},"linux":{}})", "process.cwd: \"x\": must be an absolute path");
+  fails(R"({"ociVersion":"1.0.0","process":{"args":["a"],"cwd":"x"},"linux":{}})",
+        "process.cwd: \"x\": must be an absolute path");
   auto out = Oci({"run", "-b", "/no/bundle", "x"});
   EXPECT_NE(out.err.find("--bundle: /no/bundle"), std::string::npos) << out.err;
   EXPECT_NE(Oci({"run", "--speed", "x"}).err.find("unknown option --speed"), std::string::npos);
   EXPECT_NE(Oci({"fly"}).err.find("unknown command \"fly\""), std::string::npos);
   EXPECT_NE(Oci({"state", "../x"}).err.find("container id"), std::string::npos);
-}
-
-class Life : public Cli {
- protected:
-  // create inherits standard streams, so they must not be pipes that we read to their end.
-  int Detached(std::vector<std::string> args, int extra_fd = -1) {
-    std::vector<std::string> argv = {Program(), "--root", bundle->state()};
-    argv.insert(argv.end(), args.begin(), args.end());
-    if (v2_view)
-      argv.insert(argv.begin(), {"/usr/bin/unshare", "-m", "/bin/sh", "-c",
-                                 "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"", "sh"});
-    std::vector<char*> raw;
-    for (std::string& a : argv) raw.push_back(a.data());
-    raw.push_back(nullptr);
-    std::string log = bundle->dir() + "/log";
-    pid_t pid = fork();
-    if (pid == 0) {
-      int in = open("/dev/null", O_RDONLY), out = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
-      dup2(in, 0);
-      dup2(out, 1);
-      dup2(out, 2);
-      if (extra_fd >= 0) dup2(extra_fd, 3);
-      execv(raw[0], raw.data());
-      _exit(99);
-    }
-    int status = 0;
-    waitpid(pid, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000;
-  }
-  std::string Log() { return ReadFile(bundle->dir() + "/log").value_or(""); }
-  std::string StatusOf(const std::string& id) {
-    auto out = Oci({"state", id});
-    auto doc = json::Parse<StateDocument>(out.out, "state");
-    return doc ? doc->status : out.err;
-  }
-};
-
-TEST_F(Life, CreateStartExecKillDelete) {
-  bundle->Sh("echo started; exec sleep 1000");
-  bundle->spec.annotations = {{"who", "me"}};
-  bundle->Write();
-  std::string id = bundle->Id("a"), pidfile = bundle->dir() + "/pid";
-  ASSERT_EQ(Detached({"create", "--bundle", bundle->dir(), "--pid-file", pidfile, id}), 0) << Log();
-  EXPECT_EQ(Log(), "");
-  auto state = json::Parse<StateDocument>(Oci({"state", id}).out, "state");
-  ASSERT_TRUE(state);
-  EXPECT_EQ(state->status, "created");
-  EXPECT_EQ(state->bundle, bundle->dir());
-  EXPECT_EQ(state->annotations["who"], "me");
-  EXPECT_EQ(ReadFile(pidfile).value_or(""), fmt::format("{}", state->pid));
-  EXPECT_EQ(Detached({"create", "--bundle", bundle->dir(), id}), 1);
-  EXPECT_NE(Log().find("container with id exists: " + id), std::string::npos) << Log();
-
-  ASSERT_EQ(Detached({"start", id}), 0) << Log();
-  EXPECT_EQ(StatusOf(id), "running");
-  auto twice = Oci({"start", id});
-  EXPECT_EQ(twice.exit_code, 1);
-  EXPECT_EQ(twice.err, "berth-oci: cannot start an already running container\n");
-
-  auto exec = Oci({"exec", "-e", "A=b", "--cwd", "/tmp", "-u", "12:34", id, "sh", "-c", "echo $A; pwd; id -u; id -g; ps | grep -c '[s]leep 1000'; exit 9"});
-  EXPECT_EQ(exec.out, "b\n/tmp\n12\n34\n1\n") << exec.err;
-  EXPECT_EQ(exec.exit_code, 9);
-  exec = Oci({"exec", id, "sh", "-c", "for n in pid net ipc uts mnt cgroup; do readlink /proc/self/ns/$n; readlink /proc/1/ns/$n; done; cat /proc/self/cgroup; grep -E 'CapPrm|CapBnd' /proc/self/status; ls /proc/self/fd"});
-  EXPECT_EQ(exec.exit_code, 0) << exec.err;
-  std::vector<std::string> lines;
-  for (size_t at = 0; at < exec.out.size();) {
-    size_t end = exec.out.find('\n', at);
-    lines.push_back(exec.out.substr(at, end - at));
-    at = end + 1;
-  }
-  ASSERT_GT(lines.size(), 12U);
-  for (size_t i = 0; i < 12; i += 2) EXPECT_EQ(lines[i], lines[i + 1]);
-  for (size_t i = 12; i < lines.size() && lines[i].find(':') != std::string::npos && !lines[i].starts_with("Cap"); ++i)
-    EXPECT_TRUE(lines[i].ends_with(":/")) << lines[i];
-  EXPECT_NE(exec.out.find("CapPrm:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\n0\n1\n2\n3\n"), std::string::npos) << exec.out;
-  exec = Oci({"exec", id, "nosuch"});
-  EXPECT_EQ(exec.exit_code, 127);
-  EXPECT_EQ(exec.err, "berth-oci: exec: \"nosuch\": executable file not found in $PATH\n");
-  bundle->Put("/process.json", R"({"args":["sh","-c","echo $X; id -u"],"env":["X=y","PATH=/bin"],"cwd":"/","user":{"uid":5}})");
-  exec = Oci({"exec", "--process", bundle->dir() + "/process.json", id});
-  EXPECT_EQ(exec.out, "y\n5\n") << exec.err;
-  EXPECT_EQ(Detached({"exec", "-d", "--pid-file", pidfile, id, "sleep", "900"}), 0) << Log();
-  auto pids = Oci({"ps", "--format", "json", id});
-  auto list = json::Parse<std::vector<int64_t>>(pids.out, "ps");
-  ASSERT_TRUE(list) << pids.out;
-  EXPECT_EQ(list->size(), 2U);
-  EXPECT_NE(pids.out.find(ReadFile(pidfile).value_or("-")), std::string::npos);
-
-  EXPECT_EQ(Oci({"pause", id}).exit_code, 0);
-  EXPECT_EQ(StatusOf(id), "paused");
-  EXPECT_NE(Oci({"exec", id, "true"}).err.find("paused"), std::string::npos);
-  EXPECT_EQ(Oci({"resume", id}).exit_code, 0);
-  EXPECT_EQ(StatusOf(id), "running");
-
-  EXPECT_NE(Oci({"list"}).out.find(id), std::string::npos);
-  EXPECT_EQ(Oci({"list", "-q"}).out, id + "\n");
-  EXPECT_EQ(Oci({"delete", id}).err, "berth-oci: cannot delete container " + id + " that is not stopped: running\n");
-  EXPECT_EQ(Oci({"kill", id, "NOSIG"}).exit_code, 1);
-  EXPECT_EQ(Oci({"kill", id, "KILL"}).exit_code, 0);
-  unique_fd pidfd(static_cast<int>(syscall(434, state->pid, 0)));
-  EXPECT_TRUE(!pidfd || Deadline::After(std::chrono::seconds(10)).WaitFor(pidfd.get(), 1, "end"));
-  EXPECT_EQ(StatusOf(id), "stopped");
-  EXPECT_EQ(Oci({"kill", id}).err, "berth-oci: container not running\n");
-  EXPECT_NE(Oci({"exec", id, "true"}).err.find("container not running"), std::string::npos);
-  EXPECT_EQ(Oci({"start", id}).err, "berth-oci: cannot start a container that has stopped\n");
-  EXPECT_EQ(Oci({"delete", id}).exit_code, 0);
-  auto gone = Oci({"delete", id});
-  EXPECT_EQ(gone.exit_code, 1);
-  EXPECT_EQ(gone.err, "berth-oci: container \"" + id + "\" does not exist\n");
-  EXPECT_EQ(Oci({"delete", "--force", id}).exit_code, 0);
-  EXPECT_NE(Log().find("started\n"), std::string::npos);
-}
-
-TEST_F(Life, DeleteOfACreatedOneAndForceOnARunningOne) {
-  bundle->spec.process->args = {"sleep", "1000"};
-  bundle->Write();
-  std::string id = bundle->Id("b");
-  ASSERT_EQ(Detached({"create", "--bundle", bundle->dir(), id}), 0) << Log();
-  EXPECT_EQ(Oci({"delete", id}).exit_code, 0);
-  ASSERT_EQ(Detached({"run", "-d", "--bundle", bundle->dir(), id}), 0) << Log();
-  EXPECT_EQ(StatusOf(id), "running");
-  EXPECT_EQ(Oci({"delete", "-f", id}).exit_code, 0);
-}
-
-TEST_F(Life, MissingExecutableIsCreatesError) {
-  bundle->spec.process->args = {"nosuch"};
-  bundle->Write();
-  std::string log = bundle->dir() + "/oci.log";
-  std::vector<std::string> args = {"--log", log, "--log-format=json", "--systemd-cgroup=false", "create", "--bundle", bundle->dir(), bundle->Id("c")};
-  EXPECT_EQ(Detached(args), 1);
-  auto text = ReadFile(log).value_or("");
-  EXPECT_NE(text.find(R"({"level":"error","msg":"exec: \"nosuch\": executable file not found in $PATH","time":")"), std::string::npos) << text;
-}
-
-TEST_F(Life, SharedPidNamespaceIsKilledWhole) {
-  std::erase_if(bundle->spec.linux->namespaces, [](const Namespace& n) { return n.type == "pid"; });
-  bundle->Sh("sleep 1000 & sleep 1001 & exec sleep 1002");
-  bundle->Write();
-  std::string id = bundle->Id("d");
-  ASSERT_EQ(Detached({"run", "-d", "--bundle", bundle->dir(), id}), 0) << Log();
-  EXPECT_EQ(Oci({"delete", "-f", id}).exit_code, 0);  // TearDown sees that the cgroups are gone: nobody is left
-}
-
-TEST_F(Life, PreservedDescriptors) {
-  bundle->Put("/data", "through three");
-  int fd = open((bundle->dir() + "/data").c_str(), O_RDONLY);
-  bundle->Sh("cat <&3");
-  bundle->Write();
-  EXPECT_EQ(Detached({"run", "--preserve-fds", "1", "--bundle", bundle->dir(), bundle->Id("e")}, fd), 0);
-  EXPECT_EQ(Log(), "through three");
-  close(fd);
-  EXPECT_EQ(Detached({"run", "--preserve-fds", "5", "--bundle", bundle->dir(), bundle->Id("e")}), 1);
-}
-
-TEST_F(Life, ConsoleSocket) {
-  bundle->spec.process->terminal = true;
-  bundle->spec.process->consoleSize = Box{33, 77};
-  bundle->spec.process->user.uid = 1000;
-  bundle->Sh("tty; stat -c %u /dev/pts/0; test -c /dev/console && echo console; sleep 1000");
-  bundle->Write();
-  std::string id = bundle->Id("f"), path = bundle->dir() + "/console";
-  EXPECT_EQ(Detached({"create", "--bundle", bundle->dir(), id}), 1);
-  EXPECT_NE(Log().find("--console-socket"), std::string::npos) << Log();
-  int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  strcpy(address.sun_path, path.c_str());
-  ASSERT_EQ(bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  ASSERT_EQ(listen(listener, 1), 0);
-  ASSERT_EQ(Detached({"create", "--console-socket", path, "--bundle", bundle->dir(), id}), 0) << Log();
-  unique_fd connection(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
-  close(listener);
-  char byte[64];
-  iovec part{byte, sizeof byte};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ASSERT_GT(recvmsg(connection.get(), &message, MSG_CMSG_CLOEXEC), 0);
-  ASSERT_NE(CMSG_FIRSTHDR(&message), nullptr);
-  int master;
-  memcpy(&master, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof master);
-  unique_fd owned(master);
-  ASSERT_EQ(Oci({"start", id}).exit_code, 0);
-  std::string text;
-  while (text.find("console\r\n") == std::string::npos) {
-    ASSERT_TRUE(Deadline::After(std::chrono::seconds(20)).WaitFor(master, 1, "output")) << text;
-    char buffer[256];
-    ssize_t n = read(master, buffer, sizeof buffer);
-    ASSERT_GT(n, 0) << text;
-    text.append(buffer, static_cast<size_t>(n));
-  }
-  EXPECT_EQ(text, "/dev/pts/0\r\n1000\r\nconsole\r\n");
-  EXPECT_EQ(Oci({"delete", "-f", id}).exit_code, 0);
-}
-
-TEST_F(Life, CgroupLimitsV1) {
-  const cgroup::Layout* layout = *cgroup::Host();
-  if (!layout->V1("memory") || !layout->V1("pids") || !layout->V1("cpu")) GTEST_SKIP() << "needs memory, pids and cpu as cgroup version 1";
-  Resources r;
-  r.memory = Memory{64 << 20, 32 << 20, {}, {}};
-  r.cpu = Cpu{512, 50000, 25000, "0", ""};
-  r.pids = Pids{33};
-  r.devices = {{false, "a", "rwm", {}, {}}, {true, "c", "r", 10, 229}};
-  bundle->spec.linux->resources = r;
-  bundle->spec.process->args = {"sleep", "1000"};
-  bundle->Write();
-  std::string id = bundle->Id("g");
-  ASSERT_EQ(Detached({"create", "--bundle", bundle->dir(), id}), 0) << Log();
-  auto value = [&](const char* controller, const char* file) {
-    return ReadFile(layout->V1(controller)->mount + "/berth-oci-" + id + "/" + file).value_or("missing");
-  };
-  EXPECT_EQ(value("memory", "memory.limit_in_bytes"), "67108864\n");
-  EXPECT_EQ(value("memory", "memory.soft_limit_in_bytes"), "33554432\n");
-  EXPECT_EQ(value("cpu", "cpu.shares"), "512\n");
-  EXPECT_EQ(value("cpu", "cpu.cfs_quota_us"), "25000\n");
-  EXPECT_EQ(value("cpu", "cpu.cfs_period_us"), "50000\n");
-  EXPECT_EQ(value("cpuset", "cpuset.cpus"), "0\n");
-  EXPECT_EQ(value("pids", "pids.max"), "33\n");
-  EXPECT_NE(value("devices", "devices.list").find("c 10:229 r\n"), std::string::npos);
-  EXPECT_EQ(value("devices", "devices.list").find("a *:*"), std::string::npos);
-  for (const cgroup::Hierarchy& h : layout->v1)
-    EXPECT_NE(ReadFile(h.mount + "/berth-oci-" + id + "/tasks").value_or(""), "") << h.mount;
-  bundle->Put("/update.json", R"({"memory":{"limit":100663296},"pids":{"limit":-1}})");
-  EXPECT_EQ(Oci({"update", "--resources", bundle->dir() + "/update.json", id}).exit_code, 0);
-  EXPECT_EQ(value("memory", "memory.limit_in_bytes"), "100663296\n");
-  EXPECT_EQ(value("pids", "pids.max"), "max\n");
-  EXPECT_EQ(Oci({"start", id}).exit_code, 0);
-  EXPECT_EQ(Oci({"delete", "-f", id}).exit_code, 0);
-}
-
-TEST_F(Life, DeviceRulesHold) {
-  auto out = RunSh("mknod /dev/disk b 1 0; head -c 1 /dev/disk; head -c 1 /dev/zero | wc -c");
-  EXPECT_NE(out.err.find("Operation not permitted"), std::string::npos) << out.err;
-  EXPECT_EQ(out.out, "1\n");
-}
-
-TEST_F(Life, CgroupV2View) {
-  v2_view = true;
-  auto out = RunSh("cat /proc/self/mountinfo | grep cgroup2; mknod /dev/disk b 1 0; head -c 1 /dev/disk; head -c 1 /dev/zero | wc -c");
-  EXPECT_NE(out.out.find(" / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2"), std::string::npos) << out.out << out.err;
-  EXPECT_NE(out.err.find("/dev/disk: Operation not permitted"), std::string::npos) << out.err;
-  EXPECT_TRUE(out.out.ends_with("1\n"));
-  bundle->spec.process->args = {"sleep", "1000"};
-  bundle->Write();
-  std::string id = bundle->Id("h");
-  ASSERT_EQ(Detached({"create", "--bundle", bundle->dir(), id}), 0) << Log();
-  EXPECT_EQ(Oci({"start", id}).exit_code, 0);
-  auto exec = Oci({"exec", id, "sh", "-c", "ps | grep -c '[s]leep 1000'; head -c 1 /dev/disk"});
-  EXPECT_EQ(exec.out, "1\n");
-  EXPECT_EQ(Oci({"pause", id}).exit_code, 0);
-  EXPECT_EQ(StatusOf(id), "paused");
-  EXPECT_EQ(Oci({"resume", id}).exit_code, 0);
-  EXPECT_EQ(Oci({"kill", "--all", id, "KILL"}).exit_code, 0);
-  EXPECT_EQ(Oci({"delete", "-f", id}).exit_code, 0);
-}
-
-TEST_F(Life, InterruptedCreationCanBeDeleted) {
-  bundle->spec.process->args = {"true"};
-  bundle->Write();
-  std::string id = bundle->Id("i");
-  ASSERT_EQ(mkdir((bundle->state() + "/" + id).c_str(), 0700), 0);
-  bundle->Put("/state/" + id + "/config.json", json::ToText(bundle->spec, json::Omit::kEmpty));
-  ASSERT_TRUE(cgroup::Create(**cgroup::Host(), "/berth-oci-" + id));
-  EXPECT_EQ(Oci({"delete", id}).exit_code, 1);
-  EXPECT_NE(Oci({"state", id}).err.find("is still being created"), std::string::npos);
-  EXPECT_EQ(Oci({"delete", "--force", id}).exit_code, 0);
 }
 
 TEST_F(Cli, VersionHelpSpecFeatures) {

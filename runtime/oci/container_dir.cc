@@ -51,7 +51,8 @@ Result<ContainerDir> ContainerDir::Find(const std::string& root, const std::stri
   dir.path_ = root + "/" + id;
   dir.id_ = id;
   struct stat st;
-  if (::stat(dir.path_.c_str(), &st) < 0 || !S_ISDIR(st.st_mode)) return Err(Code::kNotFound, "container \"{}\" does not exist", id);
+  if (::stat(dir.path_.c_str(), &st) < 0 || !S_ISDIR(st.st_mode))
+    return Err(Code::kNotFound, "container \"{}\" does not exist", id);
   return dir;
 }
 
@@ -82,7 +83,8 @@ Result<void> ContainerDir::WriteState(const StateRecord& state) const {
 Result<StateRecord> ContainerDir::ReadState() const {
   auto text = ReadFile(path_ + "/state.json", 4 << 20);
   if (!text) {
-    if (text.error().sys == ENOENT) return Err(Code::kConflict, "container \"{}\" is still being created, or its creation was interrupted", id_);
+    if (text.error().sys == ENOENT)
+      return Err(Code::kConflict, "container \"{}\" is still being created, or its creation was interrupted", id_);
     return std::unexpected(std::move(text).error());
   }
   return json::Parse<StateRecord>(*text, path_ + "/state.json");

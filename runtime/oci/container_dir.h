@@ -26,16 +26,17 @@ std::string_view StatusName(Status status);
 struct StateRecord {
   std::string ociVersion, id;
   int64_t pid = 0;
-  uint64_t startTime = 0;        // field 22 of /proc/<pid>/stat
+  uint64_t startTime = 0;  // field 22 of /proc/<pid>/stat
   std::string bundle, rootfs, created, owner, cgroup;
   std::map<std::string, std::string> annotations;
 };
-BOOST_DESCRIBE_STRUCT(StateRecord, (), (ociVersion, id, pid, startTime, bundle, rootfs, created, owner, cgroup, annotations))
+BOOST_DESCRIBE_STRUCT(StateRecord, (),
+                      (ociVersion, id, pid, startTime, bundle, rootfs, created, owner, cgroup, annotations))
 
 // What `state` prints; members and spelling of the OCI runtime-spec, and those that containerd and podman read.
 struct StateDocument {
   std::string ociVersion, id;
-  int64_t pid = 0;               // 0 when stopped
+  int64_t pid = 0;  // 0 when stopped
   std::string status, bundle, rootfs, created, owner;
   std::map<std::string, std::string> annotations;
 };
@@ -62,7 +63,7 @@ class ContainerDir {
   std::string path_, id_;
 };
 
-uint64_t ProcessStartTime(int64_t pid);           // 0 when there is no such process, or only its zombie
+uint64_t ProcessStartTime(int64_t pid);  // 0 when there is no such process, or only its zombie
 // The container's first process; kConflict "container not running" when it is gone.
 Result<unique_fd> OpenProcess(const StateRecord& state);
 Result<Status> StatusOf(const ContainerDir& dir, const StateRecord& state);

@@ -45,7 +45,8 @@ Result<void> Pause(const RuntimeHost& host, const std::string& id, bool paused) 
   if (paused && status != Status::kRunning && status != Status::kCreated)
     return Err(Code::kConflict, "container not running or created: {}", StatusName(status));
   if (!paused && status != Status::kPaused) return Err(Code::kConflict, "container not paused");
-  return cgroup::Freeze(*TRY(cgroup::Host()), cgroup::Group{state.cgroup}, paused, Deadline::After(std::chrono::seconds(10)));
+  return cgroup::Freeze(*TRY(cgroup::Host()), cgroup::Group{state.cgroup}, paused,
+                        Deadline::After(std::chrono::seconds(10)));
 }
 
 Result<void> Update(const RuntimeHost& host, const std::string& id, const Resources& resources) {

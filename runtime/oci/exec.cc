@@ -19,12 +19,15 @@ Result<int> Exec(const RuntimeHost& host, const ExecRequest& r, int* failed_code
   ContainerDir dir = TRY(ContainerDir::Find(host.root, r.id));
   StateRecord state = TRY(dir.ReadState());
   Status status = TRY(StatusOf(dir, state));
-  if (status == Status::kStopped) return Err(Code::kConflict, "cannot exec in a stopped container: container not running");
-  if (status == Status::kPaused && !r.ignore_paused) return Err(Code::kConflict, "cannot exec in a paused container (use --ignore-paused to override)");
+  if (status == Status::kStopped)
+    return Err(Code::kConflict, "cannot exec in a stopped container: container not running");
+  if (status == Status::kPaused && !r.ignore_paused)
+    return Err(Code::kConflict, "cannot exec in a paused container (use --ignore-paused to override)");
   bool terminal = r.process.terminal;
   if (terminal && r.detach && r.console_socket.empty())
     return Err(Code::kInvalidArgument, "--tty: --detach needs --console-socket, else nobody is at its other end");
-  if (!terminal && !r.console_socket.empty()) return Err(Code::kInvalidArgument, "--console-socket: the process has no terminal");
+  if (!terminal && !r.console_socket.empty())
+    return Err(Code::kInvalidArgument, "--console-socket: the process has no terminal");
   Spec spec = TRY(dir.ReadConfig());
   unique_fd target = TRY(OpenProcess(state));
 

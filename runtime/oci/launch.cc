@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -23,8 +24,8 @@ std::string Now() {
   std::chrono::sys_days day{std::chrono::days(ts.tv_sec / 86400)};
   std::chrono::year_month_day date(day);
   long second = ts.tv_sec % 86400;
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z", int(date.year()), unsigned(date.month()), unsigned(date.day()),
-                     second / 3600, second / 60 % 60, second % 60, ts.tv_nsec);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z", int(date.year()), unsigned(date.month()),
+                     unsigned(date.day()), second / 3600, second / 60 % 60, second % 60, ts.tv_nsec);
 }
 
 void KillAndReap(init::Process* p) {
@@ -42,19 +43,30 @@ void KillAndReap(init::Process* p) {
 
 std::unexpected<Error> FromFailure(const init::Failure& f, int* failed_code) {
   *failed_code = f.kind == 1 ? 127 : f.kind == 2 ? 126 : 1;
-  Code code = f.kind == 1 ? Code::kNotFound : f.kind == 2 ? Code::kPermissionDenied : f.sys ? CodeFromErrno(f.sys) : Code::kInternal;
+  Code code = f.kind == 1   ? Code::kNotFound
+              : f.kind == 2 ? Code::kPermissionDenied
+              : f.sys       ? CodeFromErrno(f.sys)
+                            : Code::kInternal;
   return std::unexpected(Error{code, f.what, f.sys, std::source_location::current()});
 }
 
 Result<void> WritePidFile(const std::string& path, pid_t pid) {
   if (path.empty()) return {};
-  return ReplaceFile(path, fmt::format("{}", pid), 0644);  // no newline: callers compare the whole text
+  std::string text = fmt::format("{}", pid);  // no newline: callers compare the whole text
+  struct stat st;
+  if (::stat(path.c_str(), &st) == 0 &&
+      !S_ISREG(st.st_mode)) {  // /dev/null, a pipe: renaming would put a file in its place
+    unique_fd fd = TRY(Open(path, O_WRONLY));
+    return WriteAll(fd.get(), text);
+  }
+  return ReplaceFile(path, text, 0644);
 }
 
 Result<void> SendTerminal(const std::string& path, int master) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return Err(Code::kInvalidArgument, "--console-socket: {}: longer than 107 bytes", path);
+  if (path.size() >= sizeof address.sun_path)
+    return Err(Code::kInvalidArgument, "--console-socket: {}: longer than 107 bytes", path);
   strcpy(address.sun_path, path.c_str());
   unique_fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd || ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
@@ -85,11 +97,15 @@ Result<std::string> CgroupPath(const RuntimeHost& host, const Spec& spec, const 
   // slice:prefix:name. The directories that systemd would use for the scope, made by us: units are not registered.
   std::vector<std::string> parts(1);
   for (char c : path) {
-    if (c == ':') parts.emplace_back();
-    else parts.back() += c;
+    if (c == ':')
+      parts.emplace_back();
+    else
+      parts.back() += c;
   }
   if (path.empty()) parts = {"system.slice", "berth-oci", id};
-  if (parts.size() != 3) return Err(Code::kInvalidArgument, "linux.cgroupsPath: \"{}\": must be slice:prefix:name with --systemd-cgroup", path);
+  if (parts.size() != 3)
+    return Err(Code::kInvalidArgument, "linux.cgroupsPath: \"{}\": must be slice:prefix:name with --systemd-cgroup",
+               path);
   std::string slice = parts[0].empty() ? "system.slice" : parts[0];
   if (!slice.ends_with(".slice") || slice.find('/') != std::string::npos)
     return Err(Code::kInvalidArgument, "linux.cgroupsPath: \"{}\" is not a slice", slice);
@@ -115,7 +131,8 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   Created out;
   out.terminal = spec.process->terminal;
   if (listen && out.terminal && r.console_socket.empty())
-    return Err(Code::kInvalidArgument, "process.terminal: a terminal without --console-socket has nobody at its other end");
+    return Err(Code::kInvalidArgument,
+               "process.terminal: a terminal without --console-socket has nobody at its other end");
   if (!out.terminal && !r.console_socket.empty())
     return Err(Code::kInvalidArgument, "--console-socket: process.terminal is false");
 
@@ -160,7 +177,15 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   }
   std::string rootfs = spec.root ? spec.root->path : "";
   if (!rootfs.empty() && rootfs[0] != '/') rootfs = r.bundle + "/" + rootfs;
-  out.state = {spec.ociVersion, r.id, out.process.pid, ProcessStartTime(out.process.pid), r.bundle, rootfs, Now(), "", prepared.cgroup.path,
+  out.state = {spec.ociVersion,
+               r.id,
+               out.process.pid,
+               ProcessStartTime(out.process.pid),
+               r.bundle,
+               rootfs,
+               Now(),
+               "",
+               prepared.cgroup.path,
                spec.annotations};
   TRY(out.dir.WriteState(out.state));
   TRY_CTX(WritePidFile(r.pid_file, out.process.pid), "--pid-file");

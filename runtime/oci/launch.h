@@ -13,7 +13,7 @@ namespace berth::runtime::oci {
 struct Created {
   ContainerDir dir;
   StateRecord state;
-  init::Process process;      // pidfd and terminal are owned by whoever holds this
+  init::Process process;  // pidfd and terminal are owned by whoever holds this
   bool terminal = false;
 };
 // Everything of `create`; listen: the process waits on start.sock, else on process.sync. When it fails nothing is left.

@@ -77,7 +77,8 @@ int main(int argc, char** argv) {
     auto fds = plan->RawFds();
     init::Process process;
     init::Failure failure;
-    if (!init::Create(plan->plan.data(), plan->plan.size(), fds.data(), fds.size(), {null.get(), null.get(), null.get()}, &process, &failure))
+    if (!init::Create(plan->plan.data(), plan->plan.size(), fds.data(), fds.size(),
+                      {null.get(), null.get(), null.get()}, &process, &failure))
       return Fail(failure.what);
     steps.Mark("create");
     if (!init::Start(&process, &failure)) return Fail(failure.what);

@@ -60,7 +60,8 @@ class Launch : public ::testing::Test {
 
   bool Make(const Prepared& p, init::Process* process, init::Options options = {}, init::Stdio stdio = {}) {
     auto fds = p.RawFds();
-    if (!init::Create(p.plan.data(), p.plan.size(), fds.data(), fds.size(), stdio, options, process, &failure)) return false;
+    if (!init::Create(p.plan.data(), p.plan.size(), fds.data(), fds.size(), stdio, options, process, &failure))
+      return false;
     alive_.push_back(*process);
     return true;
   }
@@ -165,7 +166,8 @@ TEST_F(Launch, FailuresNameTheStep) {
 TEST_F(Launch, PlanFailuresLeaveNothing) {
   bundle->spec.process->args = {"true"};
   bundle->spec.mounts.push_back({"/x", "bind", "/no/such", {"bind"}, {}, {}});
-  PlanInput in{.spec = &bundle->spec, .id = "x", .bundle = bundle->dir(), .cgroup_path = "/berth-test-" + bundle->Id("z")};
+  PlanInput in{
+      .spec = &bundle->spec, .id = "x", .bundle = bundle->dir(), .cgroup_path = "/berth-test-" + bundle->Id("z")};
   auto p = MakePlan(in);
   ASSERT_FALSE(p);
   EXPECT_EQ(p.error().code, Code::kNotFound);
@@ -224,7 +226,9 @@ TEST_F(Launch, SharedPidNamespace) {
   ASSERT_TRUE(init::Start(&holder, &failure)) << failure.what;
   alive_.back().sync = -1;
   EXPECT_EQ(RunSh("cat /proc/1/cmdline; test $$ -gt 1 && echo ' second'", "b", {.pid_namespace = holder.pidfd}),
-            std::string("sleep\0" "1000\0 second\n", 19));
+            std::string("sleep\0"
+                        "1000\0 second\n",
+                        19));
   EXPECT_EQ(RunSh("head -c 5 /proc/1/cmdline", "c", {.caller_pid = true}, {.pid_namespace = holder.pidfd}), "sleep");
   EXPECT_EQ(RunSh("true", "d", {.caller_pid = true}), "start plan: no PID namespace to join");
   init::Process gone = holder;
@@ -236,7 +240,9 @@ TEST_F(Launch, SharedPidNamespace) {
 TEST_F(Launch, SharedMemoryOfThePod) {
   unique_fd shm = *mount::NewTmpfs("size=1m,mode=1777");
   EXPECT_EQ(RunSh("echo shared > /dev/shm/x; stat -c %a /dev/shm", "a", {.shm = shm.get()}), "1777\n");
-  EXPECT_EQ(RunSh("cat /dev/shm/x; grep /dev/shm /proc/self/mountinfo | grep -c nosuid,nodev,noexec", "b", {.shm = shm.get()}), "shared\n1\n");
+  EXPECT_EQ(RunSh("cat /dev/shm/x; grep /dev/shm /proc/self/mountinfo | grep -c nosuid,nodev,noexec", "b",
+                  {.shm = shm.get()}),
+            "shared\n1\n");
 }
 
 TEST_F(Launch, OneDetachedRootServesManyPlans) {
@@ -250,10 +256,12 @@ TEST_F(Launch, OneDetachedRootServesManyPlans) {
 TEST_F(Launch, ReadonlyOverlayOfADetachedMount) {
   unique_fd fs(static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
   ASSERT_TRUE(fs.valid());
-  bundle->spec.mounts.push_back({"/merged", "overlay", "overlay", {"lowerdir=" + bundle->rootfs() + ":/etc/apt"}, {}, {}});
+  bundle->spec.mounts.push_back(
+      {"/merged", "overlay", "overlay", {"lowerdir=" + bundle->rootfs() + ":/etc/apt"}, {}, {}});
   EXPECT_NE(RunSh("ls /merged", "a").find("bin"), std::string::npos);
   bundle->spec.mounts.back().options = {"lowerdir=/no/such"};
-  PlanInput in{.spec = &bundle->spec, .id = "x", .bundle = bundle->dir(), .cgroup_path = "/berth-test-" + bundle->Id("y")};
+  PlanInput in{
+      .spec = &bundle->spec, .id = "x", .bundle = bundle->dir(), .cgroup_path = "/berth-test-" + bundle->Id("y")};
   auto p = MakePlan(in);
   ASSERT_FALSE(p);
   EXPECT_TRUE(p.error().what.starts_with("mounts[7]")) << p.error().what;
@@ -334,7 +342,8 @@ template <class F>
 int InEmptyNamespace(F body) {
   pid_t child = fork();
   if (child == 0) {
-    if (unshare(CLONE_NEWNS) < 0 || syscall(SYS_mount, nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) _exit(90);
+    if (unshare(CLONE_NEWNS) < 0 || syscall(SYS_mount, nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0)
+      _exit(90);
     if (syscall(SYS_mount, "none", "/tmp", "tmpfs", 0, nullptr) < 0 || chdir("/tmp") < 0) _exit(91);
     if (syscall(SYS_pivot_root, ".", ".") < 0 || syscall(SYS_umount2, ".", 2) < 0 || chdir("/") < 0) _exit(92);
     if (access("/proc", F_OK) == 0) _exit(93);
@@ -362,12 +371,14 @@ TEST_F(Launch, FromANamespaceWithoutAnyFile) {
   int code = InEmptyNamespace([&] {
     init::Process process, second;
     init::Failure f;
-    if (!init::Create(p.plan.data(), p.plan.size(), fds.data(), fds.size(), {}, &process, &f) || !init::Start(&process, &f)) {
+    if (!init::Create(p.plan.data(), p.plan.size(), fds.data(), fds.size(), {}, &process, &f) ||
+        !init::Start(&process, &f)) {
       fprintf(stderr, "%s\n", f.what);
       return 80;
     }
     int result = 81;
-    if (!init::Exec(exec->plan.data(), exec->plan.size(), exec_fds.data(), exec_fds.size(), {}, {.target = process.pidfd}, &second, &f)) {
+    if (!init::Exec(exec->plan.data(), exec->plan.size(), exec_fds.data(), exec_fds.size(), {},
+                    {.target = process.pidfd}, &second, &f)) {
       fprintf(stderr, "%s\n", f.what);
     } else {
       int status = 0;

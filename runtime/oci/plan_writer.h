@@ -14,9 +14,9 @@ class PlanWriter {
  public:
   PlanWriter() : bytes_(sizeof(init::Plan), '\0') { bytes_.reserve(16384); }
 
-  init::Plan plan;                       // the header; written by Finish
+  init::Plan plan;  // the header; written by Finish
 
-  init::Str Text(std::string_view s) {   // also for the empty string
+  init::Str Text(std::string_view s) {  // also for the empty string
     auto at = static_cast<init::Str>(bytes_.size());
     bytes_.append(s);
     bytes_ += '\0';

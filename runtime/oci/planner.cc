@@ -50,14 +50,18 @@ Result<void> WriteNamespaces(PlanWriter& w, const PlanInput& in) {
     std::string at = fmt::format("linux.namespaces[{}]", i);
     if (ns.type == "pid" && (in.pid_namespace >= 0 || in.caller_pid)) continue;
     if (ns.path.empty()) {
-      if (ns.type == "cgroup") plan.flags |= init::kPlanNewCgroupNamespace;
-      else plan.clone_flags |= NamespaceFlag(ns.type);
+      if (ns.type == "cgroup")
+        plan.flags |= init::kPlanNewCgroupNamespace;
+      else
+        plan.clone_flags |= NamespaceFlag(ns.type);
       if (ns.type == "network") plan.flags |= init::kPlanLoopbackUp;
       continue;
     }
     unique_fd fd = TRY(OpenNamespace(ns, at));
-    if (ns.type == "pid") plan.pid_namespace = w.Fd(std::move(fd));
-    else joins.push_back({w.Fd(std::move(fd)), static_cast<uint32_t>(NamespaceFlag(ns.type))});
+    if (ns.type == "pid")
+      plan.pid_namespace = w.Fd(std::move(fd));
+    else
+      joins.push_back({w.Fd(std::move(fd)), static_cast<uint32_t>(NamespaceFlag(ns.type))});
   }
   if (in.caller_pid) {
     plan.flags |= init::kPlanCallerPid;
@@ -112,7 +116,10 @@ Result<void> WriteRoot(PlanWriter& w, const PlanInput& in) {
       recursive = MS_REC;
       name.remove_prefix(1);
     }
-    uint64_t flag = name == "shared" ? MS_SHARED : name == "slave" ? MS_SLAVE : name == "unbindable" ? MS_UNBINDABLE : MS_PRIVATE;
+    uint64_t flag = name == "shared"       ? MS_SHARED
+                    : name == "slave"      ? MS_SLAVE
+                    : name == "unbindable" ? MS_UNBINDABLE
+                                           : MS_PRIVATE;
     w.plan.root_propagation = flag | recursive;
   }
   return {};
@@ -143,7 +150,8 @@ void WriteCapabilities(PlanWriter& w, const Process& p, std::vector<std::string>
   sets.ambient = caps::FromNames(p.capabilities->ambient, &unknown);
   std::sort(unknown.begin(), unknown.end());
   unknown.erase(std::unique(unknown.begin(), unknown.end()), unknown.end());
-  for (const std::string& name : unknown) warnings->push_back(fmt::format("capability {} is not known and is ignored", name));
+  for (const std::string& name : unknown)
+    warnings->push_back(fmt::format("capability {} is not known and is ignored", name));
   caps::Set own = caps::OwnBounding();
   caps::Set lacking = (sets.bounding | sets.effective | sets.inheritable | sets.permitted | sets.ambient) & ~own;
   for (const std::string& name : caps::ToNames(lacking))
@@ -179,12 +187,16 @@ Result<void> WriteProcess(PlanWriter& w, const Process& p, const Spec* spec, con
   plan.rlimits = w.Array(limits);
   WriteCapabilities(w, p, warnings);
   if (!p.apparmorProfile.empty()) {
-    if (AppArmorEnabled()) plan.apparmor = w.Text(p.apparmorProfile);
-    else warnings->emplace_back("AppArmor is not enabled on this host: the profile is ignored");
+    if (AppArmorEnabled())
+      plan.apparmor = w.Text(p.apparmorProfile);
+    else
+      warnings->emplace_back("AppArmor is not enabled on this host: the profile is ignored");
   }
   if (!p.selinuxLabel.empty()) {
-    if (SelinuxEnabled()) plan.selinux = w.Text(p.selinuxLabel);
-    else warnings->emplace_back("SELinux is not enabled on this host: the label is ignored");
+    if (SelinuxEnabled())
+      plan.selinux = w.Text(p.selinuxLabel);
+    else
+      warnings->emplace_back("SELinux is not enabled on this host: the label is ignored");
   }
   if (spec && spec->linux && spec->linux->seccomp && !spec->linux->seccomp->defaultAction.empty()) {
     auto program = TRY(seccomp::Compile(*spec->linux->seccomp, seccomp_cache));
@@ -254,7 +266,9 @@ Result<Prepared> MakePlan(const PlanInput& in) {
   }
   TRY(WriteProcess(w, process, &spec, in.seccomp_cache, &out.warnings));
   out.plan = w.Finish(&out.fds);
-  if (out.plan.size() > init::kPlanLimit) return Err(Code::kInvalidArgument, "the start plan has {} bytes; args, env and mounts are too large", out.plan.size());
+  if (out.plan.size() > init::kPlanLimit)
+    return Err(Code::kInvalidArgument, "the start plan has {} bytes; args, env and mounts are too large",
+               out.plan.size());
   undo.Keep();
   return out;
 }
@@ -285,7 +299,8 @@ Result<Prepared> MakeExecPlan(const ExecInput& in) {
   w.plan.preserve_fds = in.preserve_fds;
   TRY(WriteProcess(w, *in.process, in.spec, in.seccomp_cache, &out.warnings));
   out.plan = w.Finish(&out.fds);
-  if (out.plan.size() > init::kPlanLimit) return Err(Code::kInvalidArgument, "the start plan has {} bytes; args and env are too large", out.plan.size());
+  if (out.plan.size() > init::kPlanLimit)
+    return Err(Code::kInvalidArgument, "the start plan has {} bytes; args and env are too large", out.plan.size());
   return out;
 }
 

@@ -1,10 +1,10 @@
 #pragma once
 // From an OCI specification to a start plan (runtime/init/plan.h).
 //
-// The planner runs where the host's paths mean something (berthd, berth-oci). It opens everything the executor needs and
-// returns it as descriptors, in the order in which the plan counts them, so the executor looks up no path of the host.
-// It validates: a bad value is kInvalidArgument naming the member ("mounts[3].destination: must be absolute"), and what
-// is deliberately not there is kUnimplemented. Any thread may call; no shared state but the seccomp cache.
+// The planner runs where the host's paths mean something (berthd, berth-oci). It opens everything the executor needs
+// and returns it as descriptors, in the order in which the plan counts them, so the executor looks up no path of the
+// host. It validates: a bad value is kInvalidArgument naming the member ("mounts[3].destination: must be absolute"),
+// and what is deliberately not there is kUnimplemented. Any thread may call; no shared state but the seccomp cache.
 //
 //   auto prepared = TRY(oci::MakePlan({.spec = &spec, .id = id, .rootfs = fd, .cgroup_path = "/berth/p/c"}));
 //   send prepared.plan and prepared.fds to the shim, which calls init::Create(plan, size, fds, count, stdio, ...)
@@ -19,35 +19,35 @@
 
 namespace berth::runtime::oci {
 
-// Namespaces follow spec.linux.namespaces: listed without path, a new one; listed with path, that one; not listed, the one
-// of the process that executes the plan. `mount` must be listed without path. The members below come on top.
+// Namespaces follow spec.linux.namespaces: listed without path, a new one; listed with path, that one; not listed, the
+// one of the process that executes the plan. `mount` must be listed without path. The members below come on top.
 struct PlanInput {
-  const Spec* spec = nullptr;      // spec.process may be absent: then only the process-less parts are checked and it fails
-  std::string id;                  // container id: names the session keyring and messages
-  int rootfs = -1;                 // detached mount (fsmount, open_tree) or directory; borrowed. It stays usable for a
-                                   // second plan when the kernel can clone detached mounts (6.15); else it is used up.
-                                   // -1: spec.root.path, relative to `bundle`
-  std::string bundle;              // absolute; base of relative mount sources and root.path
-  int shm = -1;                    // tmpfs of the pod: attached on /dev/shm in place of spec.mounts' entry for it.
-                                   // Borrowed; cloned for each container. A detached mount (fsmount) can be cloned
-                                   // since Linux 6.15, a mounted one always
-  int pid_namespace = -1;          // join this PID namespace (namespace fd or a pidfd), whatever the spec says
-  bool caller_pid = false;         // the same, but the descriptor comes with init::Options::pid_namespace
-  std::string cgroup_path;         // absolute, below every hierarchy's mount ("/berth/<pod>/<container>"); empty: the
-                                   // executor's cgroups are kept and spec.linux.resources must be empty
-  bool terminal = false;           // or-ed with spec.process.terminal
+  const Spec* spec = nullptr;  // spec.process may be absent: then only the process-less parts are checked and it fails
+  std::string id;              // container id: names the session keyring and messages
+  int rootfs = -1;             // detached mount (fsmount, open_tree) or directory; borrowed. It stays usable for a
+                               // second plan when the kernel can clone detached mounts (6.15); else it is used up.
+                               // -1: spec.root.path, relative to `bundle`
+  std::string bundle;          // absolute; base of relative mount sources and root.path
+  int shm = -1;                // tmpfs of the pod: attached on /dev/shm in place of spec.mounts' entry for it.
+                               // Borrowed; cloned for each container. A detached mount (fsmount) can be cloned
+                               // since Linux 6.15, a mounted one always
+  int pid_namespace = -1;      // join this PID namespace (namespace fd or a pidfd), whatever the spec says
+  bool caller_pid = false;     // the same, but the descriptor comes with init::Options::pid_namespace
+  std::string cgroup_path;     // absolute, below every hierarchy's mount ("/berth/<pod>/<container>"); empty: the
+                               // executor's cgroups are kept and spec.linux.resources must be empty
+  bool terminal = false;       // or-ed with spec.process.terminal
   bool new_keyring = true;
   bool no_pivot = false;
   uint32_t preserve_fds = 0;
-  int listen = -1;                 // listening AF_UNIX socket on which `start` may come from another process; borrowed
-  std::string seccomp_cache;       // directory for compiled programs; empty: memory only
+  int listen = -1;            // listening AF_UNIX socket on which `start` may come from another process; borrowed
+  std::string seccomp_cache;  // directory for compiled programs; empty: memory only
 };
 
 // What init::Create takes, and what it leaves behind on the host.
 struct Prepared {
-  std::string plan;                // bytes
-  std::vector<unique_fd> fds;      // all O_CLOEXEC; plan.h's FdIndex counts into this
-  cgroup::Group cgroup;            // made, limits written; path empty when none was asked for
+  std::string plan;                   // bytes
+  std::vector<unique_fd> fds;         // all O_CLOEXEC; plan.h's FdIndex counts into this
+  cgroup::Group cgroup;               // made, limits written; path empty when none was asked for
   std::vector<std::string> warnings;  // what was asked for and cannot be given (unknown capabilities, ...)
   std::vector<int> RawFds() const {
     std::vector<int> raw;
@@ -64,15 +64,15 @@ Result<Prepared> MakePlan(const PlanInput& input);
 // A further process in a running container: joins its namespaces and cgroup, then the same last steps.
 struct ExecInput {
   const Process* process = nullptr;
-  const Spec* spec = nullptr;      // the container's: seccomp, namespaces. May be null: no seccomp, all namespaces joined
+  const Spec* spec = nullptr;  // the container's: seccomp, namespaces. May be null: no seccomp, all namespaces joined
   std::string id;
-  int target = -1;                 // pidfd of the container's first process; -1: init::Options::target supplies it
-  std::string cgroup_path;         // of the container; empty: the executor's cgroups are kept
+  int target = -1;          // pidfd of the container's first process; -1: init::Options::target supplies it
+  std::string cgroup_path;  // of the container; empty: the executor's cgroups are kept
   bool terminal = false;
   uint16_t rows = 0, columns = 0;
   uint32_t preserve_fds = 0;
   std::string seccomp_cache;
 };
-Result<Prepared> MakeExecPlan(const ExecInput& input);   // result's cgroup is empty: nothing was made
+Result<Prepared> MakeExecPlan(const ExecInput& input);  // result's cgroup is empty: nothing was made
 
 }  // namespace berth::runtime::oci

@@ -17,9 +17,9 @@ using init::OpKind;
 
 // Made inside the container's namespaces by the executor: they take no source path of the host.
 bool MadeInside(std::string_view type) {
-  static constexpr std::string_view kTypes[] = {"proc", "sysfs", "devpts", "tmpfs", "mqueue", "ramfs", "hugetlbfs", "bpf",
-                                                "securityfs", "debugfs", "tracefs", "configfs", "efivarfs", "pstore",
-                                                "fusectl", "binfmt_misc", "selinuxfs", "binder"};
+  static constexpr std::string_view kTypes[] = {
+      "proc",    "sysfs",   "devpts",   "tmpfs",    "mqueue", "ramfs",   "hugetlbfs",   "bpf",       "securityfs",
+      "debugfs", "tracefs", "configfs", "efivarfs", "pstore", "fusectl", "binfmt_misc", "selinuxfs", "binder"};
   return std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes);
 }
 
@@ -46,7 +46,8 @@ struct Context {
     ops.push_back(op);
   }
 
-  void Node(const std::string& path, uint32_t mode, uint32_t major, uint32_t minor, uint32_t uid = 0, uint32_t gid = 0) {
+  void Node(const std::string& path, uint32_t mode, uint32_t major, uint32_t minor, uint32_t uid = 0,
+            uint32_t gid = 0) {
     Op op;
     op.kind = OpKind::kNode;
     op.flags = TargetFlags(path);
@@ -72,8 +73,8 @@ struct Context {
     static constexpr struct {
       const char* path;
       uint32_t major, minor;
-    } kDevices[] = {{"/dev/null", 1, 3}, {"/dev/zero", 1, 5}, {"/dev/full", 1, 7}, {"/dev/random", 1, 8},
-                    {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0}};
+    } kDevices[] = {{"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
+                    {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0}};
     for (const auto& d : kDevices) Node(d.path, S_IFCHR | 0666, d.major, d.minor);
     Link("/dev/ptmx", "pts/ptmx");
     Link("/dev/fd", "/proc/self/fd");
@@ -100,7 +101,8 @@ struct Context {
     if (!tree) {
       Error e = std::move(tree).error();
       if (e.sys == EINVAL && e.code == Code::kInvalidArgument)
-        return Err(Code::kFailedPrecondition, "{}.source: {}: cannot be bound (unbindable, or its mounts are locked)", at, source);
+        return Err(Code::kFailedPrecondition, "{}.source: {}: cannot be bound (unbindable, or its mounts are locked)",
+                   at, source);
       return Wrap(std::move(e), "{}.source", at);
     }
     struct stat st;
@@ -115,7 +117,8 @@ struct Context {
   Result<void> Detached(const Mount& m, const std::string& target, const mount::Options& o, const std::string& at) {
     unique_fd fs(static_cast<int>(::syscall(SYS_fsopen, m.type.c_str(), FSOPEN_CLOEXEC)));
     if (!fs) {
-      if (errno == ENODEV) return Err(Code::kFailedPrecondition, "{}.type: this kernel has no filesystem \"{}\"", at, m.type);
+      if (errno == ENODEV)
+        return Err(Code::kFailedPrecondition, "{}.type: this kernel has no filesystem \"{}\"", at, m.type);
       return SysErr("{}.type: {}", at, m.type);
     }
     auto set = [&](unsigned command, const std::string& key, const char* value) -> Result<void> {
@@ -133,11 +136,14 @@ struct Context {
       std::string_view word = data.substr(0, data.find(','));
       data.remove_prefix(std::min(data.size(), word.size() + 1));
       std::string key(word.substr(0, word.find('=')));
-      if (key.size() == word.size()) TRY(set(FSCONFIG_SET_FLAG, key, nullptr));
-      else TRY(set(FSCONFIG_SET_STRING, key, std::string(word.substr(key.size() + 1)).c_str()));
+      if (key.size() == word.size())
+        TRY(set(FSCONFIG_SET_FLAG, key, nullptr));
+      else
+        TRY(set(FSCONFIG_SET_STRING, key, std::string(word.substr(key.size() + 1)).c_str()));
     }
     if (o.ms_flags & MS_RDONLY) TRY(set(FSCONFIG_SET_FLAG, "ro", nullptr));
-    if (::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0) return SysErr("{}: mount {}", at, m.type);
+    if (::syscall(SYS_fsconfig, fs.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) < 0)
+      return SysErr("{}: mount {}", at, m.type);
     unique_fd tree(static_cast<int>(::syscall(SYS_fsmount, fs.get(), FSMOUNT_CLOEXEC, o.attr_set)));
     if (!tree) return SysErr("{}: mount {}", at, m.type);
     TRY_CTX(mount::Configure(tree.get(), o), "{}.options", at);
@@ -190,7 +196,9 @@ struct Context {
     if (o.copy_up) return Err(Code::kUnimplemented, "{}.options: tmpcopyup is not supported", at);
     if (target == "/dev/shm" && in.shm >= 0) {
       unique_fd tree = TRY_CTX(mount::CloneTree(in.shm, "", false), "{}: the pod's shared memory", at);
-      TRY_CTX(mount::Configure(tree.get(), {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC}, true), "{}", at);
+      TRY_CTX(
+          mount::Configure(tree.get(), {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC}, true),
+          "{}", at);
       Tree(target, std::move(tree), false, "shm");
       return {};
     }
@@ -205,7 +213,8 @@ struct Context {
       return {};
     }
     if (o.bind || m.type == "bind") return Bind(m, target, o, at);
-    if (m.type.empty()) return Err(Code::kInvalidArgument, "{}.type: missing; it is neither a bind mount nor a filesystem", at);
+    if (m.type.empty())
+      return Err(Code::kInvalidArgument, "{}.type: missing; it is neither a bind mount nor a filesystem", at);
     if (m.type == "cgroup" || m.type == "cgroup2") return Cgroups(target, o, at);
     if (m.type == "none") return Err(Code::kInvalidArgument, "{}.type: \"none\" needs the option bind or remount", at);
     if (!MadeInside(m.type)) return Detached(m, target, o, at);
@@ -217,12 +226,14 @@ struct Context {
     op.source = w.Text(m.source.empty() ? m.type : m.source);
     op.data = w.TextOrNone(o.data);
     if (m.type == "proc") {
-      if (target != "/proc") return Err(Code::kInvalidArgument, "{}.destination: procfs belongs on /proc, not {}", at, target);
+      if (target != "/proc")
+        return Err(Code::kInvalidArgument, "{}.destination: procfs belongs on /proc, not {}", at, target);
       op.flags |= init::kOpProc | init::kOpOverProc;
     }
     if (m.type == "devpts" && target == "/dev/pts") op.flags |= init::kOpDevpts;
     if (m.type == "mqueue") op.flags |= init::kOpOptional;
-    if (target == "/proc" && m.type != "proc") return Err(Code::kInvalidArgument, "{}.type: only procfs may be mounted on /proc", at);
+    if (target == "/proc" && m.type != "proc")
+      return Err(Code::kInvalidArgument, "{}.type: only procfs may be mounted on /proc", at);
     if (target == "/sys" && m.type != "sysfs" && m.type != "tmpfs")
       return Err(Code::kInvalidArgument, "{}.type: only sysfs may be mounted on /sys", at);
     Attributes(op, o);

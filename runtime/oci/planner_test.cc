@@ -31,7 +31,9 @@ struct View {
     return out;
   }
   template <class T>
-  const T* Items(init::Slice s) const { return reinterpret_cast<const T*>(bytes.data() + s.offset); }
+  const T* Items(init::Slice s) const {
+    return reinterpret_cast<const T*>(bytes.data() + s.offset);
+  }
 };
 
 Spec Minimal() {
@@ -66,9 +68,10 @@ TEST(Exec, CarriesTheProcess) {
   EXPECT_EQ(plan.magic, init::kPlanMagic);
   EXPECT_EQ(plan.size, v.bytes.size());
   EXPECT_EQ(plan.kind, init::PlanKind::kExec);
-  EXPECT_EQ(plan.flags, init::kPlanTerminal | init::kPlanNoNewPrivileges | init::kPlanCapabilities | init::kPlanOomScore |
-                            init::kPlanUmask | init::kPlanUserChange | init::kPlanCallerTarget);
-  EXPECT_EQ(plan.target_flags, static_cast<uint32_t>(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP));
+  EXPECT_EQ(plan.flags, init::kPlanTerminal | init::kPlanNoNewPrivileges | init::kPlanCapabilities |
+                            init::kPlanOomScore | init::kPlanUmask | init::kPlanUserChange | init::kPlanCallerTarget);
+  EXPECT_EQ(plan.target_flags,
+            static_cast<uint32_t>(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP));
   EXPECT_EQ(v.Texts(plan.args), (std::vector<std::string>{"id", "-u"}));
   EXPECT_EQ(v.Texts(plan.env), p.env);
   EXPECT_EQ(v.Text(plan.path), "/x/bin:/y");
@@ -90,7 +93,8 @@ TEST(Exec, CarriesTheProcess) {
 
 TEST(Exec, SeccompComesFromTheSpec) {
   Spec s = Minimal();
-  s.linux->seccomp = Seccomp{"SCMP_ACT_ALLOW", {}, {}, {"SECCOMP_FILTER_FLAG_LOG"}, {{{"chmod"}, "SCMP_ACT_ERRNO", {}, {}}}};
+  s.linux->seccomp =
+      Seccomp{"SCMP_ACT_ALLOW", {}, {}, {"SECCOMP_FILTER_FLAG_LOG"}, {{{"chmod"}, "SCMP_ACT_ERRNO", {}, {}}}};
   auto prepared = MakeExecPlan({.process = &*s.process, .spec = &s});
   ASSERT_TRUE(prepared);
   View v{prepared->plan};
@@ -121,9 +125,10 @@ TEST(Mounts, BecomeOperationsInOrder) {
     const Op& op = v.Items<Op>(header.ops)[i];
     story.push_back(fmt::format("{} {}", static_cast<int>(op.kind), v.Text(op.target)));
   }
-  EXPECT_EQ(story, (std::vector<std::string>{"1 /proc", "1 /dev", "3 /dev/null", "3 /dev/zero", "3 /dev/full", "3 /dev/random",
-                                             "3 /dev/urandom", "3 /dev/tty", "4 /dev/ptmx", "4 /dev/fd", "4 /dev/stdin", "4 /dev/stdout",
-                                             "4 /dev/stderr", "4 /dev/core", "1 /dev/pts", "1 /sys", "6 /data", "3 /dev/fuse"}));
+  EXPECT_EQ(story, (std::vector<std::string>{"1 /proc", "1 /dev", "3 /dev/null", "3 /dev/zero", "3 /dev/full",
+                                             "3 /dev/random", "3 /dev/urandom", "3 /dev/tty", "4 /dev/ptmx",
+                                             "4 /dev/fd", "4 /dev/stdin", "4 /dev/stdout", "4 /dev/stderr",
+                                             "4 /dev/core", "1 /dev/pts", "1 /sys", "6 /data", "3 /dev/fuse"}));
   const Op* ops = v.Items<Op>(header.ops);
   EXPECT_EQ(ops[0].flags, init::kOpNoSymlinks | init::kOpProc | init::kOpOverProc);
   EXPECT_EQ(v.Text(ops[1].data), "mode=755");
@@ -151,7 +156,8 @@ TEST(Mounts, ErrorsNameTheMount) {
   EXPECT_EQ(wrong({"/a", "proc", "", {}, {}, {}}), "mounts[1].destination: procfs belongs on /proc, not /a");
   EXPECT_EQ(wrong({"/a", "bind", "", {"ro"}, {}, {}}), "mounts[1].source: missing; a bind mount needs one");
   EXPECT_EQ(wrong({"/a", "", "", {}, {}, {}}), "mounts[1].type: missing; it is neither a bind mount nor a filesystem");
-  EXPECT_EQ(wrong({"/a", "bind", "/x", {"idmap", "bind"}, {}, {}}), "mounts[1].options: id-mapped mounts are not supported");
+  EXPECT_EQ(wrong({"/a", "bind", "/x", {"idmap", "bind"}, {}, {}}),
+            "mounts[1].options: id-mapped mounts are not supported");
 }
 
 TEST(Paths, AreCleaned) {
@@ -201,7 +207,8 @@ TEST(Validate, NamesTheMember) {
 
 TEST(Validate, SysctlsMustBeNamespaced) {
   Spec s = Minimal();
-  EXPECT_EQ(SysctlPath("net.ipv4.ip_forward", s).error().what, "linux.sysctl: net.ipv4.ip_forward needs a network namespace");
+  EXPECT_EQ(SysctlPath("net.ipv4.ip_forward", s).error().what,
+            "linux.sysctl: net.ipv4.ip_forward needs a network namespace");
   s.linux->namespaces.push_back({"network", ""});
   s.linux->namespaces.push_back({"ipc", ""});
   EXPECT_EQ(*SysctlPath("net.ipv4.ip_forward", s), "net/ipv4/ip_forward");
@@ -209,12 +216,14 @@ TEST(Validate, SysctlsMustBeNamespaced) {
   EXPECT_EQ(*SysctlPath("net.ipv4.conf.eth0/5.forwarding", s), "net/ipv4/conf/eth0.5/forwarding");
   EXPECT_EQ(*SysctlPath("kernel.shmmax", s), "kernel/shmmax");
   EXPECT_EQ(*SysctlPath("fs.mqueue.msg_max", s), "fs/mqueue/msg_max");
-  for (const char* bad : {"kernel.core_pattern", "vm.swappiness", "net/../kernel/core_pattern", "net..x", "", "/net/x", "kernel.hostname"})
+  for (const char* bad : {"kernel.core_pattern", "vm.swappiness", "net/../kernel/core_pattern", "net..x", "", "/net/x",
+                          "kernel.hostname"})
     EXPECT_FALSE(SysctlPath(bad, s)) << bad;
 }
 
 TEST(Config, UnknownIsIgnoredKnownButUnsupportedIsRefused) {
-  constexpr std::string_view kHead = R"({"ociVersion":"1.0.2","process":{"args":["x"],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"}]},)";
+  constexpr std::string_view kHead =
+      R"({"ociVersion":"1.0.2","process":{"args":["x"],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"}]},)";
   auto parse = [&](std::string_view tail) {
     auto s = ParseSpec(std::string(kHead) + std::string(tail) + "}", "config.json");
     return s ? std::string("ok") : s.error().what;
@@ -243,7 +252,8 @@ TEST(Ids, AreSafeAsFileNames) {
   for (const char* bad : {"", ".", "..", "a/b", "a b", "a\n", "ü"}) EXPECT_FALSE(ValidateId(bad)) << bad;
 }
 
-// ---- The executor's own check of what crossed a process boundary. ------------------------------------------------------
+// ---- The executor's own check of what crossed a process boundary.
+// ------------------------------------------------------
 
 TEST(Damaged, PlansAreRefusedBeforeAnythingHappens) {
   Process p;

@@ -20,7 +20,8 @@ Result<int> Run(const RuntimeHost& host, const RunRequest& r, int* failed_code) 
   };
   if (r.detach && c.terminal && r.create.console_socket.empty()) {
     end();
-    return Err(Code::kInvalidArgument, "process.terminal: --detach needs --console-socket, else nobody is at its other end");
+    return Err(Code::kInvalidArgument,
+               "process.terminal: --detach needs --console-socket, else nobody is at its other end");
   }
   init::Failure failure;
   if (!init::Start(&c.process, &failure)) {

@@ -9,8 +9,15 @@ namespace {
 Result<StateDocument> Describe(const ContainerDir& dir) {
   StateRecord s = TRY(dir.ReadState());
   Status status = TRY(StatusOf(dir, s));
-  return StateDocument{s.ociVersion, s.id, status == Status::kStopped ? 0 : s.pid, std::string(StatusName(status)), s.bundle, s.rootfs,
-                       s.created, s.owner, s.annotations};
+  return StateDocument{s.ociVersion,
+                       s.id,
+                       status == Status::kStopped ? 0 : s.pid,
+                       std::string(StatusName(status)),
+                       s.bundle,
+                       s.rootfs,
+                       s.created,
+                       s.owner,
+                       s.annotations};
 }
 
 }  // namespace
@@ -34,8 +41,10 @@ Result<std::vector<StateDocument>> List(const RuntimeHost& host) {
     auto dir = ContainerDir::Find(host.root, id);
     if (!dir) continue;
     auto document = Describe(*dir);
-    if (document) all.push_back(std::move(*document));
-    else if (document.error().code == Code::kConflict) all.push_back({"", id, 0, "creating", "", "", "", "", {}});
+    if (document)
+      all.push_back(std::move(*document));
+    else if (document.error().code == Code::kConflict)
+      all.push_back({"", id, 0, "creating", "", "", "", "", {}});
   }
   return all;
 }

@@ -20,15 +20,22 @@ std::string SpecTemplate() {
   s.hostname = "berth";
   s.mounts = {{"/proc", "proc", "proc", {}, {}, {}},
               {"/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}, {}, {}},
-              {"/dev/pts", "devpts", "devpts", {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}, {}, {}},
+              {"/dev/pts",
+               "devpts",
+               "devpts",
+               {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"},
+               {},
+               {}},
               {"/dev/shm", "tmpfs", "shm", {"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}, {}, {}},
               {"/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}, {}, {}},
               {"/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", "ro"}, {}, {}},
               {"/sys/fs/cgroup", "cgroup", "cgroup", {"nosuid", "noexec", "nodev", "relatime", "ro"}, {}, {}}};
   Linux l;
   l.namespaces = {{"pid", ""}, {"network", ""}, {"ipc", ""}, {"uts", ""}, {"mount", ""}, {"cgroup", ""}};
-  l.maskedPaths = {"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-                   "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/scsi"};
+  l.maskedPaths = {
+      "/proc/acpi",       "/proc/asound",      "/proc/kcore",       "/proc/keys",    "/proc/latency_stats",
+      "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap",
+      "/proc/scsi"};
   l.readonlyPaths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
   s.linux = l;
   return json::SerializePretty(json::ToValue(s, json::Omit::kEmpty)) + "\n";
@@ -44,35 +51,46 @@ std::string Features() {
   };
   Array caps;
   for (const std::string& name : caps::AllNames()) caps.emplace_back(name);
-  Object seccomp{{"enabled", true},
-                 {"actions", list({"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
-                                   "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"})},
-                 {"operators", list({"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ",
-                                     "SCMP_CMP_NE"})},
-                 {"archs", list({"SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_RISCV64", "SCMP_ARCH_X32", "SCMP_ARCH_X86",
-                                 "SCMP_ARCH_X86_64"})},
-                 {"knownFlags", list({"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"})},
-                 {"supportedFlags", list({"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"})}};
-  Object linux{{"namespaces", list({"cgroup", "ipc", "mount", "network", "pid", "uts"})},
-               {"capabilities", caps},
-               {"cgroup", Object{{"v1", true}, {"v2", true}, {"systemd", false}, {"systemdUser", false}, {"rdma", false}}},
-               {"seccomp", seccomp},
-               {"apparmor", Object{{"enabled", true}}},
-               {"selinux", Object{{"enabled", true}}},
-               {"intelRdt", Object{{"enabled", false}}},
-               {"mountExtensions", Object{{"idmap", Object{{"enabled", false}}}}},
-               {"netDevices", Object{{"enabled", false}}}};
+  Object seccomp{
+      {"enabled", true},
+      {"actions", list({"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
+                        "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"})},
+      {"operators", list({"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
+                          "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"})},
+      {"archs", list({"SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_RISCV64", "SCMP_ARCH_X32", "SCMP_ARCH_X86",
+                      "SCMP_ARCH_X86_64"})},
+      {"knownFlags", list({"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"})},
+      {"supportedFlags",
+       list({"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"})}};
+  Object linux{
+      {"namespaces", list({"cgroup", "ipc", "mount", "network", "pid", "uts"})},
+      {"capabilities", caps},
+      {"cgroup", Object{{"v1", true}, {"v2", true}, {"systemd", false}, {"systemdUser", false}, {"rdma", false}}},
+      {"seccomp", seccomp},
+      {"apparmor", Object{{"enabled", true}}},
+      {"selinux", Object{{"enabled", true}}},
+      {"intelRdt", Object{{"enabled", false}}},
+      {"mountExtensions", Object{{"idmap", Object{{"enabled", false}}}}},
+      {"netDevices", Object{{"enabled", false}}}};
   Object all{{"ociVersionMin", "1.0.0"},
              {"ociVersionMax", "1.3.0"},
              {"hooks", Array{}},
-             {"mountOptions",
-              list({"acl", "async", "atime", "bind", "defaults", "dev", "diratime", "dirsync", "exec", "iversion", "lazytime", "loud",
-                    "mand", "noacl", "noatime", "nodev", "nodiratime", "noexec", "noiversion", "nolazytime", "nomand", "norelatime",
-                    "nostrictatime", "nosuid", "nosymfollow", "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "remount",
-                    "rexec", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid",
-                    "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave", "rstrictatime", "rsuid",
-                    "rsymfollow", "runbindable", "rw", "shared", "silent", "slave", "strictatime", "suid", "symfollow", "sync",
-                    "unbindable"})},
+             {"mountOptions", list({"acl",          "async",       "atime",          "bind",
+                                    "defaults",     "dev",         "diratime",       "dirsync",
+                                    "exec",         "iversion",    "lazytime",       "loud",
+                                    "mand",         "noacl",       "noatime",        "nodev",
+                                    "nodiratime",   "noexec",      "noiversion",     "nolazytime",
+                                    "nomand",       "norelatime",  "nostrictatime",  "nosuid",
+                                    "nosymfollow",  "private",     "ratime",         "rbind",
+                                    "rdev",         "rdiratime",   "relatime",       "remount",
+                                    "rexec",        "rnoatime",    "rnodev",         "rnodiratime",
+                                    "rnoexec",      "rnorelatime", "rnostrictatime", "rnosuid",
+                                    "rnosymfollow", "ro",          "rprivate",       "rrelatime",
+                                    "rro",          "rrw",         "rshared",        "rslave",
+                                    "rstrictatime", "rsuid",       "rsymfollow",     "runbindable",
+                                    "rw",           "shared",      "silent",         "slave",
+                                    "strictatime",  "suid",        "symfollow",      "sync",
+                                    "unbindable"})},
              {"linux", linux},
              {"annotations", Object{}},
              {"potentiallyUnsafeConfigAnnotations", Array{}}};

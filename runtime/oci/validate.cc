@@ -33,13 +33,29 @@ const json::Value* At(const json::Value& root, std::string_view path) {
   return v;
 }
 
-constexpr std::string_view kRefused[] = {
-    "hooks", "vm", "process.scheduler", "process.ioPriority", "process.execCPUAffinity", "linux.intelRdt",
-    "linux.timeOffsets", "linux.netDevices", "linux.memoryPolicy", "linux.personality", "linux.uidMappings",
-    "linux.gidMappings", "linux.seccomp.listenerPath", "linux.resources.blockIO", "linux.resources.network",
-    "linux.resources.rdma", "linux.resources.memory.checkBeforeUpdate", "linux.resources.memory.disableOOMKiller",
-    "linux.resources.cpu.burst", "linux.resources.cpu.idle", "linux.resources.cpu.realtimeRuntime",
-    "linux.resources.cpu.realtimePeriod", "linux.mountLabel"};
+constexpr std::string_view kRefused[] = {"hooks",
+                                         "vm",
+                                         "process.scheduler",
+                                         "process.ioPriority",
+                                         "process.execCPUAffinity",
+                                         "linux.intelRdt",
+                                         "linux.timeOffsets",
+                                         "linux.netDevices",
+                                         "linux.memoryPolicy",
+                                         "linux.personality",
+                                         "linux.uidMappings",
+                                         "linux.gidMappings",
+                                         "linux.seccomp.listenerPath",
+                                         "linux.resources.blockIO",
+                                         "linux.resources.network",
+                                         "linux.resources.rdma",
+                                         "linux.resources.memory.checkBeforeUpdate",
+                                         "linux.resources.memory.disableOOMKiller",
+                                         "linux.resources.cpu.burst",
+                                         "linux.resources.cpu.idle",
+                                         "linux.resources.cpu.realtimeRuntime",
+                                         "linux.resources.cpu.realtimePeriod",
+                                         "linux.mountLabel"};
 
 bool HasNamespace(const Spec& spec, std::string_view type) {
   if (!spec.linux) return false;
@@ -49,7 +65,8 @@ bool HasNamespace(const Spec& spec, std::string_view type) {
 }
 
 Result<void> CheckAbsolute(const std::string& path, const std::string& at) {
-  if (path.empty() || path[0] != '/') return Err(Code::kInvalidArgument, "{}: \"{}\": must be an absolute path", at, path);
+  if (path.empty() || path[0] != '/')
+    return Err(Code::kInvalidArgument, "{}: \"{}\": must be an absolute path", at, path);
   if (path.size() >= 4096) return Err(Code::kInvalidArgument, "{}: longer than 4095 bytes", at);
   if (path.find('\0') != std::string::npos) return Err(Code::kInvalidArgument, "{}: contains a zero byte", at);
   return {};
@@ -95,10 +112,13 @@ Result<void> ValidateProcess(const Process& p, std::string_view at) {
   std::set<std::string> seen;
   for (size_t i = 0; i < p.rlimits.size(); ++i) {
     const Rlimit& r = p.rlimits[i];
-    if (!RlimitNumber(r.type)) return Err(Code::kInvalidArgument, "{}.rlimits[{}].type: \"{}\" is not a resource limit", at, i, r.type);
-    if (!seen.insert(r.type).second) return Err(Code::kInvalidArgument, "{}.rlimits[{}].type: {} is there twice", at, i, r.type);
+    if (!RlimitNumber(r.type))
+      return Err(Code::kInvalidArgument, "{}.rlimits[{}].type: \"{}\" is not a resource limit", at, i, r.type);
+    if (!seen.insert(r.type).second)
+      return Err(Code::kInvalidArgument, "{}.rlimits[{}].type: {} is there twice", at, i, r.type);
     if (r.soft > r.hard)
-      return Err(Code::kInvalidArgument, "{}.rlimits[{}]: soft limit {} is above the hard limit {}", at, i, r.soft, r.hard);
+      return Err(Code::kInvalidArgument, "{}.rlimits[{}]: soft limit {} is above the hard limit {}", at, i, r.soft,
+                 r.hard);
   }
   if (p.oomScoreAdj && (*p.oomScoreAdj < -1000 || *p.oomScoreAdj > 1000))
     return Err(Code::kInvalidArgument, "{}.oomScoreAdj: {}: must be -1000 to 1000", at, *p.oomScoreAdj);
@@ -129,7 +149,8 @@ Result<void> ValidateSpec(const Spec& spec) {
     const Namespace& ns = l.namespaces[i];
     std::string at = fmt::format("linux.namespaces[{}]", i);
     if (std::find(std::begin(kTypes), std::end(kTypes), ns.type) == std::end(kTypes))
-      return Err(Code::kInvalidArgument, "{}.type: \"{}\": must be one of pid, network, mount, ipc, uts, user, cgroup, time", at, ns.type);
+      return Err(Code::kInvalidArgument,
+                 "{}.type: \"{}\": must be one of pid, network, mount, ipc, uts, user, cgroup, time", at, ns.type);
     if (!seen.insert(ns.type).second) return Err(Code::kInvalidArgument, "{}.type: {} is there twice", at, ns.type);
     if (!ns.path.empty()) TRY(CheckAbsolute(ns.path, at + ".path"));
     if (ns.type == "user" || ns.type == "time")
@@ -150,15 +171,19 @@ Result<void> ValidateSpec(const Spec& spec) {
     if (d.type != "c" && d.type != "b" && d.type != "u" && d.type != "p")
       return Err(Code::kInvalidArgument, "{}.type: \"{}\": must be c, b, u or p", at, d.type);
     TRY(CheckAbsolute(d.path, at + ".path"));
-    if (d.type != "p" && (d.major < 0 || d.minor < 0)) return Err(Code::kInvalidArgument, "{}: negative device number", at);
+    if (d.type != "p" && (d.major < 0 || d.minor < 0))
+      return Err(Code::kInvalidArgument, "{}: negative device number", at);
   }
-  for (size_t i = 0; i < l.maskedPaths.size(); ++i) TRY(CheckAbsolute(l.maskedPaths[i], fmt::format("linux.maskedPaths[{}]", i)));
+  for (size_t i = 0; i < l.maskedPaths.size(); ++i)
+    TRY(CheckAbsolute(l.maskedPaths[i], fmt::format("linux.maskedPaths[{}]", i)));
   for (size_t i = 0; i < l.readonlyPaths.size(); ++i)
     TRY(CheckAbsolute(l.readonlyPaths[i], fmt::format("linux.readonlyPaths[{}]", i)));
   if (l.resources) TRY(cgroup::CheckDeviceRules(l.resources->devices));
-  static constexpr std::string_view kPropagations[] = {"", "private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"};
+  static constexpr std::string_view kPropagations[] = {"",      "private", "rprivate",   "shared",     "rshared",
+                                                       "slave", "rslave",  "unbindable", "runbindable"};
   if (std::find(std::begin(kPropagations), std::end(kPropagations), l.rootfsPropagation) == std::end(kPropagations))
-    return Err(Code::kInvalidArgument, "linux.rootfsPropagation: \"{}\": must be private, shared, slave or unbindable", l.rootfsPropagation);
+    return Err(Code::kInvalidArgument, "linux.rootfsPropagation: \"{}\": must be private, shared, slave or unbindable",
+               l.rootfsPropagation);
   return {};
 }
 
@@ -178,12 +203,14 @@ Result<std::string> SysctlPath(const std::string& name, const Spec& spec) {
   }
   if (!clean) return Err(Code::kInvalidArgument, "linux.sysctl: \"{}\" is not the name of a sysctl", name);
   if (path.starts_with("net/")) {
-    if (!HasNamespace(spec, "network")) return Err(Code::kInvalidArgument, "linux.sysctl: {} needs a network namespace", name);
+    if (!HasNamespace(spec, "network"))
+      return Err(Code::kInvalidArgument, "linux.sysctl: {} needs a network namespace", name);
     return path;
   }
-  static constexpr std::string_view kIpc[] = {"kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall",
-                                              "kernel/shmmax", "kernel/shmmni", "kernel/shm_rmid_forced",
-                                              "kernel/msg_next_id", "kernel/sem_next_id", "kernel/shm_next_id", "kernel/auto_msgmni"};
+  static constexpr std::string_view kIpc[] = {"kernel/msgmax",      "kernel/msgmnb",          "kernel/msgmni",
+                                              "kernel/sem",         "kernel/shmall",          "kernel/shmmax",
+                                              "kernel/shmmni",      "kernel/shm_rmid_forced", "kernel/msg_next_id",
+                                              "kernel/sem_next_id", "kernel/shm_next_id",     "kernel/auto_msgmni"};
   if (path.starts_with("fs/mqueue/") || std::find(std::begin(kIpc), std::end(kIpc), path) != std::end(kIpc)) {
     if (!HasNamespace(spec, "ipc")) return Err(Code::kInvalidArgument, "linux.sysctl: {} needs an ipc namespace", name);
     return path;

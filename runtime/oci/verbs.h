@@ -13,14 +13,14 @@ namespace berth::runtime::oci {
 
 struct RuntimeHost {
   std::string root = "/run/berth-oci";
-  bool systemd_cgroup = false;                        // cgroupsPath is "slice:prefix:name"
-  int stub = -1;                                      // init::Options::stub
+  bool systemd_cgroup = false;  // cgroupsPath is "slice:prefix:name"
+  int stub = -1;                // init::Options::stub
   std::function<void(const std::string&)> warn = [](const std::string&) {};
 };
 
 struct CreateRequest {
   std::string id;
-  std::string bundle;                                 // absolute
+  std::string bundle;  // absolute
   std::string pid_file, console_socket;
   bool no_pivot = false;
   bool new_keyring = true;
@@ -41,7 +41,7 @@ Result<void> Update(const RuntimeHost& host, const std::string& id, const Resour
 struct RunRequest {
   CreateRequest create;
   bool detach = false;
-  bool keep = false;                                  // leave the stopped container for `delete`
+  bool keep = false;  // leave the stopped container for `delete`
   bool subreaper = true;
 };
 // Exit code of the container (128+n by signal), 0 when detached. *failed_code: what to exit with when it cannot be
@@ -50,7 +50,7 @@ Result<int> Run(const RuntimeHost& host, const RunRequest& request, int* failed_
 
 struct ExecRequest {
   std::string id;
-  Process process;                                    // complete
+  Process process;  // complete
   std::string pid_file, console_socket;
   bool detach = false;
   bool ignore_paused = false;
@@ -60,7 +60,7 @@ Result<int> Exec(const RuntimeHost& host, const ExecRequest& request, int* faile
 // The container's own process with other args: what `exec ID cmd` starts from.
 Result<Process> ProcessOf(const RuntimeHost& host, const std::string& id);
 
-std::string SpecTemplate();                           // `spec`: a config.json to start from
-std::string Features();                               // `features`
+std::string SpecTemplate();  // `spec`: a config.json to start from
+std::string Features();      // `features`
 
 }  // namespace berth::runtime::oci
