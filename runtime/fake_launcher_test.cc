@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/launcher_contract.h"
+#include "runtime/launcher_news.h"
 
 namespace berth::runtime {
 namespace {

@@ -1,8 +1,5 @@
 #include "runtime/shim_launcher.h"
 
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
@@ -10,9 +7,7 @@
 #include <sstream>
 #include <thread>
 
-#include "runtime/shim/agent_socket.h"
-#include "runtime/shim/pod_link.h"
-#include "runtime/shim/spawner_client.h"
+#include "runtime/launcher_contract.h"
 #include "runtime/shim_launcher_world.h"
 
 namespace berth::runtime {
@@ -25,99 +20,7 @@ using testing::IsErr;
 using testing::IsOk;
 using namespace std::chrono_literals;
 
-// What tests mount, the host does not see.
-class OwnMounts : public ::testing::Environment {
-  void SetUp() override {
-    if (::geteuid() != 0) return;
-    ASSERT_EQ(::unshare(CLONE_NEWNS), 0);
-    ASSERT_EQ(::mount(nullptr, "/", nullptr, MS_PRIVATE | MS_REC, nullptr), 0);
-  }
-};
 const ::testing::Environment* const own_mounts = ::testing::AddGlobalTestEnvironment(new OwnMounts);
-
-#define NEED_WORLD(world) \
-  if (!(world).Usable()) GTEST_SKIP() << (world).Why()
-
-std::string Slurp(const std::string& path) {
-  auto text = ReadFile(path, 1 << 30);
-  EXPECT_TRUE(IsOk(text));
-  return text ? *text : "";
-}
-
-// Content of a log's records of one stream, P records joined.
-std::string Output(const std::string& log, std::string_view stream = "stdout") {
-  std::string out;
-  for (size_t at = 0; at < log.size();) {
-    size_t end = log.find('\n', at);
-    EXPECT_NE(end, std::string::npos) << "a record without end";
-    if (end == std::string::npos) break;
-    std::string_view record(log.data() + at, end - at);
-    at = end + 1;
-    EXPECT_GE(record.size(), 40u);
-    EXPECT_EQ(record.substr(4, 1), "-");
-    EXPECT_EQ(record.substr(29, 2), "Z ");
-    if (record.substr(31, 6) != stream) continue;
-    EXPECT_EQ(record.substr(39, 1), " ");
-    out += record.substr(40);
-    if (record[38] == 'F') out += '\n';
-  }
-  return out;
-}
-
-std::string ReadAll(int fd) {
-  std::string out;
-  char buffer[65536];
-  pollfd p{fd, POLLIN, 0};
-  while (::poll(&p, 1, 20000) == 1) {
-    ssize_t n = ::read(fd, buffer, sizeof buffer);
-    if (n <= 0) break;
-    out.append(buffer, static_cast<size_t>(n));
-  }
-  return out;
-}
-
-int32_t ExitCode(const ExecHandle& exec) {
-  int32_t code = -1;
-  pollfd p{exec.exit.get(), POLLIN, 0};
-  EXPECT_EQ(::poll(&p, 1, 20000), 1);
-  EXPECT_EQ(::read(exec.exit.get(), &code, sizeof code), static_cast<ssize_t>(sizeof code));
-  return code;
-}
-
-class ShimLauncherTest : public ::testing::Test {
- protected:
-  NativeWorld world_;
-  ShimLauncher& launcher() { return world_.launcher(); }
-  static Deadline Soon() { return NativeWorld::Soon(); }
-  PodLaunch Started(PodLaunch pod) {
-    EXPECT_TRUE(IsOk(launcher().StartPod(pod, Soon())));
-    return pod;
-  }
-  PodLaunch Started() { return Started(world_.Pod()); }
-  void Run(const ContainerLaunch& c) {
-    ASSERT_TRUE(IsOk(launcher().CreateContainer(c, Soon())));
-    ASSERT_TRUE(IsOk(launcher().StartContainer(c.pod, c.id, Soon())));
-  }
-  ContainerLaunch Shell(const PodLaunch& pod, const std::string& script) { return world_.Container(pod, {"sh", "-c", script}); }
-  std::string RunToEnd(const ContainerLaunch& c, int code = 0) {
-    Run(c);
-    auto exit = world_.AwaitExit(c.id);
-    EXPECT_TRUE(exit.has_value());
-    if (exit) {
-      EXPECT_EQ(exit->exit_code, code);
-    }
-    return Slurp(c.log.path);
-  }
-  std::string ExecOutput(const ContainerLaunch& c, const std::string& script) {
-    auto exec = world_.Exec(c, {"sh", "-c", script});
-    auto [read_end, write_end] = *Pipe();
-    exec.out = exec.err = write_end.get();
-    auto handle = launcher().Exec(exec, Soon());
-    EXPECT_TRUE(IsOk(handle));
-    write_end.reset();
-    return ReadAll(read_end.get());
-  }
-};
 
 TEST_F(ShimLauncherTest, LogHasEveryRecordBeforeTheExitIsTold) {
   NEED_WORLD(world_);
@@ -540,164 +443,6 @@ TEST_F(ShimLauncherTest, ExitDoesNotWaitForDescendantsThatHoldTheOutput) {
   std::ofstream(world_.Path("rootfs/tmp/stop")) << "x";
   EXPECT_TRUE(NativeWorld::Eventually([&] { return Output(Slurp(c.log.path)) == "lastlate\n"; }));
   EXPECT_TRUE(IsOk(launcher().DeleteContainer(pod.id, c.id, Soon())));
-}
-
-// --- the protocol itself
-
-struct RawClient {
-  unique_fd socket;
-  explicit RawClient(const PodLaunch& pod) {
-    socket.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    auto dir = Open(pod.run_dir, O_PATH | O_DIRECTORY);
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    fmt::format_to_n(address.sun_path, sizeof address.sun_path - 1, "/proc/self/fd/{}/shim.sock", dir->get());
-    EXPECT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  }
-  std::optional<Packet> Ask(shim::Type type, const std::string& body, shim::Header header = {}) {
-    header.type = type;
-    header.length = static_cast<uint32_t>(body.size());
-    header.request = 77;
-    const std::string bytes = Bytes(header) + body;
-    EXPECT_EQ(::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
-    pollfd p{socket.get(), POLLIN, 0};
-    EXPECT_EQ(::poll(&p, 1, 20000), 1);
-    auto packet = ReceivePacket(socket.get());
-    if (!packet || !*packet) return std::nullopt;
-    EXPECT_EQ((*packet)->header.request, 77u);
-    return std::move(**packet);
-  }
-};
-shim::Status StatusOf(const Packet& packet) {
-  return packet.header.type == shim::Type::kError ? packet.As<shim::ErrorReply>().status : shim::Status{};
-}
-shim::Status StatusOf(const std::optional<Packet>& packet) { return packet ? StatusOf(*packet) : shim::Status{}; }
-
-TEST_F(ShimLauncherTest, ProtocolRefusesWhatItDoesNotKnow) {
-  NEED_WORLD(world_);
-  PodLaunch pod = Started();
-  RawClient client(pod);
-  EXPECT_EQ(StatusOf(client.Ask(static_cast<shim::Type>(99), "")), shim::Status::kUnimplemented);
-  shim::HelloRequest newer{.oldest_major = 2, .newest_major = 3};
-  EXPECT_EQ(StatusOf(client.Ask(shim::Type::kHello, Bytes(newer))), shim::Status::kUnimplemented);
-  shim::Header other;
-  other.major = 9;
-  EXPECT_EQ(StatusOf(client.Ask(shim::Type::kList, "", other)), shim::Status::kUnimplemented);
-  shim::HelloRequest range{.oldest_major = 1, .newest_major = 3, .minor = 7};
-  auto hello = client.Ask(shim::Type::kHello, Bytes(range) + "fields of a later minor version");
-  ASSERT_TRUE(hello.has_value());
-  EXPECT_EQ(hello->header.type, shim::Type::kReply);
-  EXPECT_EQ(hello->As<shim::HelloReply>().major, 1);
-  EXPECT_EQ(hello->As<shim::HelloReply>().minor, 0);
-  EXPECT_EQ(StatusOf(client.Ask(shim::Type::kStart, Bytes(shim::ContainerRequest()))), shim::Status::kInvalid);
-  EXPECT_EQ(StatusOf(client.Ask(shim::Type::kStart, "abc")), shim::Status::kNotFound) << "a short body reads as zeros behind it";
-  shim::CreateRequest evil;
-  memcpy(evil.id, "../../etc", 9);
-  EXPECT_EQ(StatusOf(client.Ask(shim::Type::kCreate, Bytes(evil))), shim::Status::kInvalid);
-  memcpy(evil.id, "x\0\0\0\0\0\0\0\0", 9);
-  EXPECT_EQ(StatusOf(client.Ask(shim::Type::kCreate, Bytes(evil))), shim::Status::kInvalid) << "no plan";
-  shim::Header expired;
-  expired.expires = 1;
-  EXPECT_EQ(StatusOf(client.Ask(shim::Type::kShutdown, "", expired)), shim::Status::kExpired);
-  RawClient noise(pod);
-  ASSERT_EQ(::send(noise.socket.get(), "noise", 5, 0), 5);
-  pollfd p{noise.socket.get(), POLLIN, 0};
-  EXPECT_EQ(::poll(&p, 1, 20000), 1);
-  EXPECT_FALSE(ReceivePacket(noise.socket.get()).has_value()) << "disconnected";
-  EXPECT_EQ(Output(RunToEnd(Shell(pod, "echo alive"))), "alive\n");
-}
-
-TEST_F(ShimLauncherTest, ClientThatDoesNotReadIsDropped) {
-  NEED_WORLD(world_);
-  PodLaunch pod = Started();
-  RawClient deaf(pod);
-  ASSERT_TRUE(deaf.Ask(shim::Type::kHello, Bytes(shim::HelloRequest())).has_value());
-  shim::Header header;
-  header.type = shim::Type::kHello;
-  header.length = sizeof(shim::HelloRequest);
-  const std::string ask = Bytes(header) + Bytes(shim::HelloRequest());
-  EXPECT_TRUE(NativeWorld::Eventually([&] {
-    for (int i = 0; i < 100; ++i)
-      if (::send(deaf.socket.get(), ask.data(), ask.size(), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return errno == EPIPE;
-    return false;
-  }));
-  EXPECT_EQ(Output(RunToEnd(Shell(pod, "echo alive"))), "alive\n");
-}
-
-TEST_F(ShimLauncherTest, MonitorTakesSeveralClientsAndRefusesTooMany) {
-  NEED_WORLD(world_);
-  PodLaunch pod = Started();
-  std::vector<std::unique_ptr<RawClient>> clients;
-  for (size_t i = 1; i < shim::kMaxClients; ++i) {
-    clients.push_back(std::make_unique<RawClient>(pod));
-    auto list = clients.back()->Ask(shim::Type::kList, "");
-    ASSERT_TRUE(list.has_value());
-    EXPECT_EQ(list->header.type, shim::Type::kReply);
-  }
-  RawClient ninth(pod);
-  pollfd p{ninth.socket.get(), POLLIN, 0};
-  ASSERT_EQ(::poll(&p, 1, 20000), 1);
-  auto refused = ReceivePacket(ninth.socket.get());
-  ASSERT_TRUE(refused.has_value() && refused->has_value());
-  EXPECT_EQ(StatusOf(**refused), shim::Status::kFull);
-  clients.clear();
-  EXPECT_EQ(Output(RunToEnd(Shell(pod, "echo alive"))), "alive\n");
-}
-
-// A spawner and a monitor without a launcher.
-struct BareMonitor {
-  NativeWorld& world;
-  PodLaunch pod;
-  SpawnerClient spawner;
-  unique_fd socket;
-  explicit BareMonitor(NativeWorld& w, shim::SpawnRequest request) : world(w), pod(w.Pod()), spawner(NativeWorld::Program()) {
-    EXPECT_TRUE(IsOk(Put(request.pod, pod.id.str(), "pod")));
-    unique_fd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
-    fmt::format_to_n(address.sun_path, sizeof address.sun_path - 1, "{}", world.Path("bare.sock"));
-    EXPECT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    int ends[2];
-    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
-    socket.reset(ends[0]);
-    unique_fd theirs(ends[1]);
-    auto state = Open(pod.state_dir, O_RDONLY | O_DIRECTORY);
-    EXPECT_TRUE(IsOk(spawner.Spawn({shim::Type::kSpawn, Bytes(request), {theirs.get(), listener.get(), state->get()}}, 1, NativeWorld::Soon())));
-  }
-  Packet Next() {
-    pollfd p{socket.get(), POLLIN, 0};
-    EXPECT_EQ(::poll(&p, 1, 20000), 1);
-    auto packet = ReceivePacket(socket.get());
-    EXPECT_TRUE(packet.has_value() && packet->has_value());
-    return packet && *packet ? std::move(**packet) : Packet();
-  }
-  Packet Ask(shim::Type type, const std::string& body = "") {
-    EXPECT_TRUE(IsOk(SendPacket(socket.get(), {type, body, {}}, 2, NativeWorld::Soon(), "test")));
-    return Next();
-  }
-};
-
-TEST_F(ShimLauncherTest, SharedMemoryOnOlderKernelsIsClonedByTheMonitor) {
-  NEED_WORLD(world_);
-  for (uint32_t flags : {0u, static_cast<uint32_t>(shim::kAttachShm)}) {
-    BareMonitor monitor(world_, {.flags = shim::kOwnNet | shim::kOwnIpc | shim::kOwnUts | flags, .shm_bytes = 1 << 20});
-    Packet hello = monitor.Next();
-    ASSERT_EQ(hello.header.type, shim::Type::kReply);
-    if (flags != 0) {
-      EXPECT_EQ(hello.As<shim::HelloReply>().fds & shim::kFdShm, 0u);
-    }
-    for (const char* name : {"first", "second"}) {
-      Packet answer = monitor.Ask(shim::Type::kShm);
-      ASSERT_EQ(answer.fds.size(), 1u);
-      const std::string at = world_.Path(fmt::format("shm-{}-{}", flags, name));
-      ASSERT_TRUE(IsOk(MakeDirs(at)));
-      ASSERT_EQ(::syscall(SYS_move_mount, answer.fds[0].get(), "", AT_FDCWD, at.c_str(), 4 /* MOVE_MOUNT_F_EMPTY_PATH */), 0) << ErrnoText(errno);
-      std::ofstream(at + "/" + name) << "x";
-      EXPECT_TRUE(Exists(at + "/first"));
-      EXPECT_EQ(::umount2(at.c_str(), MNT_DETACH), 0);
-    }
-    EXPECT_EQ(monitor.Ask(shim::Type::kShutdown).header.type, shim::Type::kReply);
-    ::unlink(world_.Path("bare.sock").c_str());
-  }
 }
 
 TEST_F(ShimLauncherTest, IdleMonitorIsSmall) {

@@ -2,6 +2,7 @@
 // For tests with root: pods and containers of busybox-static under a launcher of their own, in temporary directories and a
 // cgroup of their own, all of which goes away at the end.
 #include <dirent.h>
+#include <poll.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -11,7 +12,7 @@
 
 #include "base/atomic_file.h"
 #include "base/testing.h"
-#include "runtime/launcher_contract.h"
+#include "runtime/launcher_news.h"
 #include "runtime/linux/cgroup.h"
 #include "runtime/shim_launcher.h"
 
@@ -131,7 +132,7 @@ class NativeWorld {
     ::kill(handle, SIGKILL);
   }
   void Finish(const ContainerLaunch& c, int code) {
-    std::ofstream(dir_ / ("rootfs/tmp/code." + c.id.str())) << code << "\n";   // the wait reads a fifo-less file
+    std::ofstream(dir_ / ("rootfs/tmp/code." + c.id.str())) << code << "\n"; 
     const std::string record = fmt::format("{}/{}.exit", dir_ / ("state/" + c.pod.str()), c.id);
     for (int i = 0; i < 2000 && !Exists(record); ++i) ::usleep(10000);
     EXPECT_TRUE(Exists(record));
@@ -192,5 +193,97 @@ inline std::vector<pid_t> NativeWorld::Pids() {
     if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9') out.push_back(std::atoi(entry->d_name));
   return out;
 }
+
+inline std::string Slurp(const std::string& path) {
+  auto text = ReadFile(path, 1 << 30);
+  EXPECT_TRUE(testing::IsOk(text));
+  return text ? *text : "";
+}
+
+// Content of a log's records of one stream, P records joined.
+inline std::string Output(const std::string& log, std::string_view stream = "stdout") {
+  std::string out;
+  for (size_t at = 0; at < log.size();) {
+    size_t end = log.find('\n', at);
+    EXPECT_NE(end, std::string::npos) << "a record without end";
+    if (end == std::string::npos) break;
+    std::string_view record(log.data() + at, end - at);
+    at = end + 1;
+    EXPECT_GE(record.size(), 40u);
+    EXPECT_EQ(record.substr(4, 1), "-");
+    EXPECT_EQ(record.substr(29, 2), "Z ");
+    if (record.substr(31, 6) != stream) continue;
+    EXPECT_EQ(record.substr(39, 1), " ");
+    out += record.substr(40);
+    if (record[38] == 'F') out += '\n';
+  }
+  return out;
+}
+
+inline std::string ReadAll(int fd) {
+  std::string out;
+  char buffer[65536];
+  pollfd p{fd, POLLIN, 0};
+  while (::poll(&p, 1, 20000) == 1) {
+    ssize_t n = ::read(fd, buffer, sizeof buffer);
+    if (n <= 0) break;
+    out.append(buffer, static_cast<size_t>(n));
+  }
+  return out;
+}
+
+inline int32_t ExitCode(const ExecHandle& exec) {
+  int32_t code = -1;
+  pollfd p{exec.exit.get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&p, 1, 20000), 1);
+  EXPECT_EQ(::read(exec.exit.get(), &code, sizeof code), static_cast<ssize_t>(sizeof code));
+  return code;
+}
+
+// What tests mount, the host does not see.
+class OwnMounts : public ::testing::Environment {
+  void SetUp() override {
+    if (::geteuid() != 0) return;
+    ASSERT_EQ(::unshare(CLONE_NEWNS), 0);
+    ASSERT_EQ(::mount(nullptr, "/", nullptr, MS_PRIVATE | MS_REC, nullptr), 0);
+  }
+};
+#define NEED_WORLD(world) \
+  if (!(world).Usable()) GTEST_SKIP() << (world).Why()
+
+class ShimLauncherTest : public ::testing::Test {
+ protected:
+  NativeWorld world_;
+  ShimLauncher& launcher() { return world_.launcher(); }
+  static Deadline Soon() { return NativeWorld::Soon(); }
+  PodLaunch Started(PodLaunch pod) {
+    EXPECT_TRUE(testing::IsOk(launcher().StartPod(pod, Soon())));
+    return pod;
+  }
+  PodLaunch Started() { return Started(world_.Pod()); }
+  void Run(const ContainerLaunch& c) {
+    ASSERT_TRUE(testing::IsOk(launcher().CreateContainer(c, Soon())));
+    ASSERT_TRUE(testing::IsOk(launcher().StartContainer(c.pod, c.id, Soon())));
+  }
+  ContainerLaunch Shell(const PodLaunch& pod, const std::string& script) { return world_.Container(pod, {"sh", "-c", script}); }
+  std::string RunToEnd(const ContainerLaunch& c, int code = 0) {
+    Run(c);
+    auto exit = world_.AwaitExit(c.id);
+    EXPECT_TRUE(exit.has_value());
+    if (exit) {
+      EXPECT_EQ(exit->exit_code, code);
+    }
+    return Slurp(c.log.path);
+  }
+  std::string ExecOutput(const ContainerLaunch& c, const std::string& script) {
+    auto exec = world_.Exec(c, {"sh", "-c", script});
+    auto [read_end, write_end] = *Pipe();
+    exec.out = exec.err = write_end.get();
+    auto handle = launcher().Exec(exec, Soon());
+    EXPECT_TRUE(testing::IsOk(handle));
+    write_end.reset();
+    return ReadAll(read_end.get());
+  }
+};
 
 }  // namespace berth::runtime

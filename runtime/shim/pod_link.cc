@@ -111,6 +111,7 @@ Result<void> PodLink::Attach(unique_fd socket, unique_fd pidfd, pid_t monitor) {
   if (flags < 0 || ::fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) < 0) return SysErr("monitor's socket");
   std::lock_guard lock(mutex_);
   socket_ = std::make_shared<unique_fd>(std::move(socket));
+  heard_ = false;
   const bool same = pidfd_.valid();
   if (!same) {
     pidfd_ = std::move(pidfd);
@@ -240,6 +241,7 @@ void PodLink::Handle(Packet packet) {
   }
   const bool last = (packet.header.flags & shim::kMore) == 0;
   std::unique_lock lock(mutex_);
+  if (packet.header.request != 0) heard_ = true;
   if (packet.header.request == relist_ && relist_ != 0) {
     if (last) relist_ = 0;
     lock.unlock();
@@ -281,16 +283,16 @@ void PodLink::OnReadable() {
       Handle(std::move(**packet));
       continue;
     }
-    bool wanted;
+    bool again_wanted;
     {
       std::lock_guard lock(mutex_);
       if (socket_ != socket) return;
       links_.Unwatch(socket->get());
       socket_.reset();
-      wanted = stopping_;
+      again_wanted = heard_ && !stopping_;   // one that refuses us would do so for ever
     }
     FailCalls(packet.error());
-    if (!alive() || wanted) return;  // its pidfd says the rest
+    if (!alive() || !again_wanted) return;  // its pidfd says the rest
     // We read too slowly and the monitor dropped us: come back and ask what was missed.
     auto again = ConnectTo(run_dir, Deadline::After(Deadline::Duration(0)));
     if (!again || !Attach(std::move(*again), unique_fd(), -1)) {

@@ -75,6 +75,7 @@ class PodLink : public std::enable_shared_from_this<PodLink> {
   unique_fd pidfd_;
   pid_t monitor_ = -1;
   bool stopping_ = false, gone_ = false;
+  bool heard_ = false;                  // the monitor has answered on this connection
   uint64_t token_ = 0;
   uint64_t next_request_ = 1;
   uint64_t relist_ = 0, rehello_ = 0;   // requests by which `wire` itself takes up a lost connection
