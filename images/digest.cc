@@ -18,8 +18,8 @@ Result<Digest> Digest::Parse(std::string_view text) {
   if (!text.starts_with(kPrefix)) {
     size_t colon = text.find(':');
     if (colon != std::string_view::npos && colon > 0 && colon <= 32)
-      return Err(Code::kInvalidArgument, "digest {:?}: algorithm {:?} is not supported, only sha256", text.substr(0, 200),
-                 text.substr(0, colon));
+      return Err(Code::kInvalidArgument, "digest {:?}: algorithm {:?} is not supported, only sha256",
+                 text.substr(0, 200), text.substr(0, colon));
     return Err(Code::kInvalidArgument, "digest {:?}: want sha256: and 64 lower-case hex digits", text.substr(0, 200));
   }
   std::string_view hex = text.substr(kPrefix.size());

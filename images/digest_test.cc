@@ -25,10 +25,11 @@ TEST(Digest, HashesInPieces) {
 
 TEST(Digest, ParsesOnlyLowerCaseSha256) {
   EXPECT_EQ(Digest::Parse(kAbc)->str(), kAbc);
-  for (std::string bad : {std::string(), std::string("sha256:"), std::string(kAbc).substr(0, 70), std::string(kAbc) + "0",
-                          std::string("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
-                          std::string("sha256:BA7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
-                          std::string("sha256:../../../../../../../../../../../../../../../../../../../../../a")}) {
+  for (std::string bad :
+       {std::string(), std::string("sha256:"), std::string(kAbc).substr(0, 70), std::string(kAbc) + "0",
+        std::string("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        std::string("sha256:BA7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        std::string("sha256:../../../../../../../../../../../../../../../../../../../../../a")}) {
     auto parsed = Digest::Parse(bad);
     ASSERT_FALSE(parsed.has_value()) << bad;
     EXPECT_EQ(parsed.error().code, Code::kInvalidArgument);

@@ -6,7 +6,7 @@ namespace berth::images {
 namespace {
 
 constexpr uint64_t kBlock = 512;
-constexpr int kMinBits = 9, kMaxBits = 40;   // five bits above the block size
+constexpr int kMinBits = 9, kMaxBits = 40;  // five bits above the block size
 
 }  // namespace
 
@@ -23,9 +23,7 @@ Chunks::Chunks(uint64_t size, std::vector<Extent> extents, Source source) : size
   }
 }
 
-uint64_t Chunks::BytesIn(uint64_t chunk) const {
-  return std::min(uint64_t{1} << bits_, size_ - (chunk << bits_));
-}
+uint64_t Chunks::BytesIn(uint64_t chunk) const { return std::min(uint64_t{1} << bits_, size_ - (chunk << bits_)); }
 
 std::vector<Extent>::const_iterator Chunks::FirstAfter(uint64_t offset) const {
   return std::ranges::upper_bound(extents_, offset, {}, [](const Extent& e) { return e.offset + e.length; });
@@ -51,14 +49,15 @@ Result<void> Chunks::Choose() {
     bits_ = bits;
   }
   cost_ -= 8;
-  if (cost_ > uint64_t{1} << 42) return Err(Code::kInvalidArgument, "a sparse file of {} bytes cannot be indexed", size_);
+  if (cost_ > uint64_t{1} << 42)
+    return Err(Code::kInvalidArgument, "a sparse file of {} bytes cannot be indexed", size_);
   return {};
 }
 
 void Chunks::Walk(int bits, const std::function<void(const Run&)>& f) const {
   uint64_t chunk = uint64_t{1} << bits;
-  uint64_t next = 0;                          // the first chunk not reported yet
-  Run pending;                                // copied chunks in a row are one run
+  uint64_t next = 0;  // the first chunk not reported yet
+  Run pending;        // copied chunks in a row are one run
   auto emit = [&](Run run) {
     if (run.count == 0) return;
     next = run.first + run.count;

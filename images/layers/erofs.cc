@@ -17,9 +17,9 @@ constexpr uint64_t kInodeSize = 64, kSlot = 32, kXattrHeader = 12;
 constexpr uint32_t kMagic = 0xE0F5E1E2, kNoBlock = 0xFFFFFFFF;
 constexpr uint32_t kCompatChecksum = 1, kCompatMtime = 2, kIncompatChunked = 4, kIncompatDeviceTable = 8;
 constexpr uint16_t kExtendedInode = 1;
-constexpr uint16_t kChunkIndexes = 1 << 5;   // 8-byte entries, which can name a device
+constexpr uint16_t kChunkIndexes = 1 << 5;  // 8-byte entries, which can name a device
 constexpr uint16_t kTarDevice = 1;
-constexpr uint64_t kIndexFloor = 256u << 20; // what an index may take whatever the size of the tar
+constexpr uint64_t kIndexFloor = 256u << 20;  // what an index may take whatever the size of the tar
 enum Layout : uint8_t { kPlain = 0, kInline = 2, kChunked = 4 };
 
 uint64_t RoundUp(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
@@ -30,9 +30,9 @@ struct Dirent {
 };
 
 struct Plan {
-  uint32_t nid = 0;                          // 0: not placed yet; the superblock is there
-  uint32_t block = kNoBlock;                 // first one in the data area, from its start
-  InodeId parent = Tree::kRoot;              // of directories
+  uint32_t nid = 0;              // 0: not placed yet; the superblock is there
+  uint32_t block = kNoBlock;     // first one in the data area, from its start
+  InodeId parent = Tree::kRoot;  // of directories
   Layout layout = kPlain;
   uint8_t chunk_bits = 0;
 };
@@ -59,29 +59,44 @@ uint64_t XattrBytes(const Xattrs& xattrs) {
 
 uint8_t DirentType(EntryType type) {
   switch (type) {
-    case EntryType::kFile: case EntryType::kHardLink: return 1;
-    case EntryType::kDirectory: return 2;
-    case EntryType::kCharDevice: return 3;
-    case EntryType::kBlockDevice: return 4;
-    case EntryType::kFifo: return 5;
-    case EntryType::kSymlink: return 7;
+    case EntryType::kFile:
+    case EntryType::kHardLink:
+      return 1;
+    case EntryType::kDirectory:
+      return 2;
+    case EntryType::kCharDevice:
+      return 3;
+    case EntryType::kBlockDevice:
+      return 4;
+    case EntryType::kFifo:
+      return 5;
+    case EntryType::kSymlink:
+      return 7;
   }
   __builtin_unreachable();
 }
 
 uint16_t ModeOf(const Inode& inode) {
   switch (inode.type) {
-    case EntryType::kFile: case EntryType::kHardLink: return 0100000 | inode.mode;
-    case EntryType::kDirectory: return 0040000 | inode.mode;
-    case EntryType::kCharDevice: return 0020000 | inode.mode;
-    case EntryType::kBlockDevice: return 0060000 | inode.mode;
-    case EntryType::kFifo: return 0010000 | inode.mode;
-    case EntryType::kSymlink: return 0120000 | inode.mode;
+    case EntryType::kFile:
+    case EntryType::kHardLink:
+      return 0100000 | inode.mode;
+    case EntryType::kDirectory:
+      return 0040000 | inode.mode;
+    case EntryType::kCharDevice:
+      return 0020000 | inode.mode;
+    case EntryType::kBlockDevice:
+      return 0060000 | inode.mode;
+    case EntryType::kFifo:
+      return 0010000 | inode.mode;
+    case EntryType::kSymlink:
+      return 0120000 | inode.mode;
   }
   __builtin_unreachable();
 }
 
-// The image goes out in order through one buffer, hashed on the way. The first buffer holds the superblock's checksum range.
+// The image goes out in order through one buffer, hashed on the way. The first buffer holds the superblock's checksum
+// range.
 class Output {
  public:
   explicit Output(int fd) : fd_(fd) { buffer_.reserve(kFlushAt + 4096); }
@@ -128,15 +143,18 @@ class Output {
 
 class Writer {
  public:
-  Writer(const ErofsRequest& request, int out) : request_(request), tree_(request.tree), out_(out), plans_(tree_.size()) {}
+  Writer(const ErofsRequest& request, int out)
+      : request_(request), tree_(request.tree), out_(out), plans_(tree_.size()) {}
 
   Result<ErofsResult> Run() {
-    if (request_.tar_size / kBlock >= kNoBlock) return Err(Code::kInvalidArgument, "a layer of {} bytes: at most 2 TiB can be indexed", request_.tar_size);
+    if (request_.tar_size / kBlock >= kNoBlock)
+      return Err(Code::kInvalidArgument, "a layer of {} bytes: at most 2 TiB can be indexed", request_.tar_size);
     TRY(PlanAll());
     uint64_t metadata_end = position_;
     data_start_ = static_cast<uint32_t>(RoundUp(std::max(metadata_end, kSuperblockAt + kBlock), kBlock) / kBlock);
     uint64_t blocks = data_start_ + data_blocks_;
-    if (blocks >= kNoBlock || metadata_end / kSlot > UINT32_MAX) return Err(Code::kInvalidArgument, "the layer's index would have {} blocks, too many", blocks);
+    if (blocks >= kNoBlock || metadata_end / kSlot > UINT32_MAX)
+      return Err(Code::kInvalidArgument, "the layer's index would have {} blocks, too many", blocks);
     WriteHead(static_cast<uint32_t>(blocks));
     for (InodeId id : order_) {
       TRY(WriteInode(id));
@@ -162,7 +180,7 @@ class Writer {
       todo.pop_back();
       const auto& children = tree_.inode(id).directory->children;
       for (const auto& [name, child] : children) {
-        if (plans_[child].nid != 0) continue;        // a hard link seen before
+        if (plans_[child].nid != 0) continue;  // a hard link seen before
         if (tree_.inode(child).directory) plans_[child].parent = id;
         TRY(PlanInode(child));
       }
@@ -216,8 +234,8 @@ class Writer {
     return size;
   }
 
-  // Gives the inode its place. A tail behind it must not cross a block, so the inode may move forward; a tail that fits nowhere
-  // behind it goes to a block of its own.
+  // Gives the inode its place. A tail behind it must not cross a block, so the inode may move forward; a tail that fits
+  // nowhere behind it goes to a block of its own.
   void Place(Plan& plan, uint64_t head, uint64_t tail) {
     uint64_t at = RoundUp(position_, kSlot);
     plan.layout = kPlain;
@@ -253,8 +271,8 @@ class Writer {
       TRY(chunks.Choose());
       uint64_t budget = kIndexFloor + 2 * request_.tar_size;
       if (inode.lower_path.empty() && (spent_ += chunks.cost()) > budget)
-        return Err(Code::kInvalidArgument, "a sparse file of {} bytes in {} pieces cannot be indexed within {} bytes", inode.size,
-                   inode.extents.size(), budget);
+        return Err(Code::kInvalidArgument, "a sparse file of {} bytes in {} pieces cannot be indexed within {} bytes",
+                   inode.size, inode.extents.size(), budget);
       plan.chunk_bits = static_cast<uint8_t>(chunks.bits());
       Place(plan, RoundUp(head, 8) + 8 * chunks.count(), 0);
       plan.layout = kChunked;
@@ -290,22 +308,22 @@ class Writer {
   void WriteHead(uint32_t blocks) {
     out_.Zeros(kSuperblockAt);
     out_.U32(kMagic);
-    out_.U32(0);                                     // checksum, filled in when the first buffer leaves
+    out_.U32(0);  // checksum, filled in when the first buffer leaves
     out_.U32(kCompatChecksum | kCompatMtime);
     out_.U8(std::countr_zero(kBlock));
     out_.U8(0);
     out_.U16(static_cast<uint16_t>(plans_[Tree::kRoot].nid));
     out_.U64(order_.size());
-    out_.U64(0);                                     // epoch of compact inodes: there are none
+    out_.U64(0);  // epoch of compact inodes: there are none
     out_.U32(0);
     out_.U32(blocks);
-    out_.U32(0);                                     // metadata counts from block 0
-    out_.U32(0);                                     // no shared xattrs
+    out_.U32(0);  // metadata counts from block 0
+    out_.U32(0);  // no shared xattrs
     out_.Bytes({reinterpret_cast<const char*>(request_.uuid.data()), request_.uuid.size()});
     out_.Bytes(std::string_view("berth\0\0\0\0\0\0\0\0\0\0\0", 16));
     out_.U32(kIncompatChunked | kIncompatDeviceTable);
     out_.U16(0);
-    out_.U16(1);                                     // one more device
+    out_.U16(1);  // one more device
     out_.U16((kSuperblockAt + kSuperblockSize) / kDeviceSlotSize);
     out_.ZerosTo(kSuperblockAt + kSuperblockSize);
     std::string tag = request_.tag.substr(0, 64);
@@ -353,7 +371,7 @@ class Writer {
     out_.U32(inode.nlink);
     out_.Zeros(16);
     if (!xattrs.empty()) {
-      out_.Zeros(kXattrHeader);                      // no filter, nothing shared
+      out_.Zeros(kXattrHeader);  // no filter, nothing shared
       for (const auto& [name, value] : xattrs) {
         XattrName shortened = Shorten(name);
         out_.U8(static_cast<uint8_t>(shortened.rest.size()));
@@ -366,8 +384,12 @@ class Writer {
     }
     if (plan.layout == kChunked) return WriteChunkEntries(inode, plan);
     if (plan.layout != kInline) return {};
-    if (inode.directory) ForEachBlock(list, [&](size_t first, size_t last, uint64_t) { if (last == list.size()) WriteDirents(list, first, last); });
-    else out_.Bytes(inode.target);
+    if (inode.directory)
+      ForEachBlock(list, [&](size_t first, size_t last, uint64_t) {
+        if (last == list.size()) WriteDirents(list, first, last);
+      });
+    else
+      out_.Bytes(inode.target);
     return {};
   }
 
@@ -456,7 +478,8 @@ class Writer {
       for (auto e = chunks.FirstAfter(at); e != chunks.extents().end() && e->offset < at + length; ++e) {
         uint64_t low = std::max(e->offset, at), high = std::min(e->offset + e->length, at + length);
         for (uint64_t done = low; done < high;) {
-          ssize_t n = pread(from, buffer.data() + (done - at), high - done, static_cast<off_t>(e->source + (done - e->offset)));
+          ssize_t n =
+              pread(from, buffer.data() + (done - at), high - done, static_cast<off_t>(e->source + (done - e->offset)));
           if (n < 0 && errno == EINTR) continue;
           if (n < 0) return SysErr("read layer data at {}", e->source + (done - e->offset));
           if (n == 0) return Err(Code::kDataLoss, "layer data ends at {}", e->source + (done - e->offset));
@@ -479,7 +502,7 @@ class Writer {
   uint64_t position_ = kMetadataAt;
   uint64_t data_blocks_ = 0;
   uint32_t data_start_ = 0;
-  uint64_t spent_ = 0;                               // on sparse files
+  uint64_t spent_ = 0;  // on sparse files
 };
 
 }  // namespace

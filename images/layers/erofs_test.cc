@@ -15,12 +15,16 @@ namespace {
 using berth::testing::IsErr;
 using berth::testing::IsOk;
 
-// ---- chunks -------------------------------------------------------------------------------------------------------------
+// ---- chunks
+// -------------------------------------------------------------------------------------------------------------
 
 std::string Show(const Chunks& chunks) {
   std::string text = fmt::format("{}:", 1ull << chunks.bits());
   chunks.ForEachRun([&](const Chunks::Run& run) {
-    text += fmt::format(" {}+{}{}", run.first, run.count, run.kind == Chunks::Kind::kHole ? "h" : run.kind == Chunks::Kind::kCopy ? "c" : fmt::format("@{}", run.source));
+    text += fmt::format(" {}+{}{}", run.first, run.count,
+                        run.kind == Chunks::Kind::kHole   ? "h"
+                        : run.kind == Chunks::Kind::kCopy ? "c"
+                                                          : fmt::format("@{}", run.source));
   });
   return text + fmt::format(" cost {} copied {}", chunks.cost(), chunks.copied());
 }
@@ -36,15 +40,15 @@ TEST(Chunks, WholeFilesTakeOneEntry) {
   EXPECT_EQ(Choose(512, {{0, 512, 512}}), "512: 0+1@512 cost 0 copied 0");
   EXPECT_EQ(Choose(513, {{0, 513, 512}}), "1024: 0+1@512 cost 0 copied 0");
   EXPECT_EQ(Choose(5'000'000'000, {{0, 5'000'000'000, 1024}}), "8589934592: 0+1@1024 cost 0 copied 0");
-  EXPECT_EQ(Choose(1024, {{0, 512, 512}, {512, 512, 1024}}), "1024: 0+1@512 cost 0 copied 0");   // neighbours are one
+  EXPECT_EQ(Choose(1024, {{0, 512, 512}, {512, 512, 1024}}), "1024: 0+1@512 cost 0 copied 0");  // neighbours are one
 }
 
 TEST(Chunks, HolesAndAlignment) {
   EXPECT_EQ(Choose(1'000'000, {}), "1048576: 0+1h cost 0 copied 0");
   EXPECT_EQ(Choose(16384, {{4096, 4096, 512}}), "4096: 0+1h 1+1@512 2+2h cost 24 copied 0");
-  EXPECT_EQ(Choose(8292, {{4096, 4196, 512}}), "4096: 0+1h 1+2@512 cost 16 copied 0");            // the end of the file is exempt
-  EXPECT_EQ(Choose(4096, {{0, 100, 512}}), "512: 0+1c 1+7h cost 568 copied 512");                   // half a block of data
-  EXPECT_EQ(Choose(1000, {{0, 1000, 513}}), "1024: 0+1c cost 1024 copied 1024");                   // at no block of the tar
+  EXPECT_EQ(Choose(8292, {{4096, 4196, 512}}), "4096: 0+1h 1+2@512 cost 16 copied 0");  // the end of the file is exempt
+  EXPECT_EQ(Choose(4096, {{0, 100, 512}}), "512: 0+1c 1+7h cost 568 copied 512");       // half a block of data
+  EXPECT_EQ(Choose(1000, {{0, 1000, 513}}), "1024: 0+1c cost 1024 copied 1024");        // at no block of the tar
   EXPECT_EQ(Choose(1 << 20, {{0, 1 << 20, 512}}, Chunks::Source::kCopy), "1048576: 0+1c cost 1048576 copied 1048576");
 }
 
@@ -80,7 +84,7 @@ TEST(Chunks, RunsCoverTheFileAndAgreeWithTheExtents) {
     Chunks chunks(size, extents, random(5) ? Chunks::Source::kTar : Chunks::Source::kCopy);
     ASSERT_TRUE(IsOk(chunks.Choose()));
     uint64_t next = 0, copied = 0, chunk = 1ull << chunks.bits();
-    std::vector<int64_t> where(size, -1);            // tar offset of each byte, -1 in holes
+    std::vector<int64_t> where(size, -1);  // tar offset of each byte, -1 in holes
     for (const Extent& e : extents)
       for (uint64_t i = 0; i < e.length; ++i) where[e.offset + i] = static_cast<int64_t>(e.source + i);
     chunks.ForEachRun([&](const Chunks::Run& run) {
@@ -91,7 +95,8 @@ TEST(Chunks, RunsCoverTheFileAndAgreeWithTheExtents) {
         bool aligned = run.kind != Chunks::Kind::kTar || (run.source + (c - run.first) * chunk) % 512 == 0;
         ASSERT_TRUE(aligned);
         for (uint64_t i = 0; i < chunks.BytesIn(c) && run.kind != Chunks::Kind::kCopy; ++i) {
-          int64_t expected = run.kind == Chunks::Kind::kHole ? -1 : static_cast<int64_t>(run.source + (c - run.first) * chunk + i);
+          int64_t expected =
+              run.kind == Chunks::Kind::kHole ? -1 : static_cast<int64_t>(run.source + (c - run.first) * chunk + i);
           ASSERT_EQ(where[c * chunk + i], expected);
         }
       }
@@ -101,9 +106,10 @@ TEST(Chunks, RunsCoverTheFileAndAgreeWithTheExtents) {
   }
 }
 
-// ---- the image ----------------------------------------------------------------------------------------------------------
+// ---- the image
+// ----------------------------------------------------------------------------------------------------------
 
-TEST(Crc32c, KnownVector) { EXPECT_EQ(~Crc32c(0xFFFFFFFF, "123456789"), 0xE3069283u); }   // RFC 3720 B.4
+TEST(Crc32c, KnownVector) { EXPECT_EQ(~Crc32c(0xFFFFFFFF, "123456789"), 0xE3069283u); }  // RFC 3720 B.4
 
 uint64_t Little(std::string_view image, size_t at, int bytes) {
   uint64_t value = 0;
@@ -126,7 +132,8 @@ Result<Image> Write(const TarMaker& maker, const std::string& tar) {
   Image image;
   image.result = TRY(WriteErofs(request, out.get()));
   image.bytes.resize(image.result.bytes);
-  if (pread(out.get(), image.bytes.data(), image.bytes.size(), 0) != static_cast<ssize_t>(image.bytes.size())) return SysErr("read back");
+  if (pread(out.get(), image.bytes.data(), image.bytes.size(), 0) != static_cast<ssize_t>(image.bytes.size()))
+    return SysErr("read back");
   return image;
 }
 Result<Image> Write(const TarMaker& maker) { return Write(maker, maker.Finish()); }
@@ -143,8 +150,8 @@ class Reader {
     uint64_t mode = Little(image_, at + 4, 2), size = Little(image_, at + 8, 8);
     uint64_t xattrs = Little(image_, at + 2, 2) == 0 ? 0 : 12 + 4 * (Little(image_, at + 2, 2) - 1);
     std::string content = layout == 4 ? FromChunks(at, xattrs, size) : FromBlocks(at, layout, xattrs, size);
-    out[path] = fmt::format("{:o} {}:{} n{} {}", mode, Little(image_, at + 24, 4), Little(image_, at + 28, 4), Little(image_, at + 44, 4),
-                            (mode & 0170000) == 0040000 ? "" : Digest::Of(content).hex());
+    out[path] = fmt::format("{:o} {}:{} n{} {}", mode, Little(image_, at + 24, 4), Little(image_, at + 28, 4),
+                            Little(image_, at + 44, 4), (mode & 0170000) == 0040000 ? "" : Digest::Of(content).hex());
     if ((mode & 0170000) != 0040000) return;
     std::string before;
     bool seen_dot = false, seen_dots = false;
@@ -156,7 +163,7 @@ class Reader {
         std::string name(part.substr(from, to - from));
         name = name.c_str();
         ASSERT_FALSE(name.empty());
-        ASSERT_LT(before, name);                     // over the whole directory
+        ASSERT_LT(before, name);  // over the whole directory
         before = name;
         seen_dot |= name == ".";
         seen_dots |= name == "..";
@@ -184,9 +191,12 @@ class Reader {
     size_t entry = (at + 64 + xattrs + 7) / 8 * 8;
     std::string content;
     for (uint64_t done = 0; done < size; done += chunk, entry += 8) {
-      uint64_t n = std::min(chunk, size - done), device = Little(image_, entry + 2, 2), block = Little(image_, entry + 4, 4);
-      if (block == 0xFFFFFFFF) content.append(n, '\0');
-      else content += (device == 1 ? tar_ : image_).substr(block * 512, n);
+      uint64_t n = std::min(chunk, size - done), device = Little(image_, entry + 2, 2),
+               block = Little(image_, entry + 4, 4);
+      if (block == 0xFFFFFFFF)
+        content.append(n, '\0');
+      else
+        content += (device == 1 ? tar_ : image_).substr(block * 512, n);
     }
     return content;
   }
@@ -228,15 +238,19 @@ TEST(Erofs, ReadsBackAsWritten) {
   TarItem odd{.path = "odd", .data = std::string(1000, 'o')};
   odd.pax = {{"GNU.sparse.map", "100,1000"}, {"GNU.sparse.size", "5000"}};
   TarItem attributes{.path = "attributes", .data = "a", .uid = 4'000'000'000};
-  for (int i = 0; i < 20; ++i) attributes.pax.emplace_back(fmt::format("SCHILY.xattr.user.{}", i), std::string(static_cast<size_t>(i * 40), 'v'));
+  for (int i = 0; i < 20; ++i)
+    attributes.pax.emplace_back(fmt::format("SCHILY.xattr.user.{}", i), std::string(static_cast<size_t>(i * 40), 'v'));
   maker.Dir("./").Add(odd).Add(attributes).File("empty", "").Link("again", "attributes");
   for (int size : {1, 5, 300, 447, 448, 449, 480, 511, 512, 513, 3000}) {
-    TarItem link{.type = '2', .path = fmt::format("link{}", size), .target = std::string(static_cast<size_t>(size), 't')};
+    TarItem link{
+        .type = '2', .path = fmt::format("link{}", size), .target = std::string(static_cast<size_t>(size), 't')};
     if (size > 100) link.pax = {{"linkpath", link.target}};
     if (size % 2) link.pax.emplace_back("SCHILY.xattr.trusted.x", std::string(static_cast<size_t>(size % 7), 'v'));
     maker.Add(link);
   }
-  for (int i = 0; i < 900; ++i) maker.File(fmt::format("many/{}{}", i, std::string(static_cast<size_t>(i % 80), 'n')), std::string(static_cast<size_t>(i * 3), 'c'));
+  for (int i = 0; i < 900; ++i)
+    maker.File(fmt::format("many/{}{}", i, std::string(static_cast<size_t>(i % 80), 'n')),
+               std::string(static_cast<size_t>(i * 3), 'c'));
   for (const char* name : {"!", "-", "..x", ".a", "\xff", "~"}) maker.File(std::string("order/") + name, name);
   std::string longest(255, 'L');
   TarItem named{.path = "x"};
@@ -250,13 +264,17 @@ TEST(Erofs, ReadsBackAsWritten) {
   EXPECT_EQ(out.size(), 1u + 4 + 11 + 901 + 8);
   auto hash = [](const std::string& s) { return Digest::Of(s).hex(); };
   EXPECT_EQ(out[""], "40755 0:0 n4 ");
-  EXPECT_EQ(out["/odd"], "100644 0:0 n1 " + hash(std::string(100, '\0') + std::string(1000, 'o') + std::string(3900, '\0')));
+  EXPECT_EQ(out["/odd"],
+            "100644 0:0 n1 " + hash(std::string(100, '\0') + std::string(1000, 'o') + std::string(3900, '\0')));
   EXPECT_EQ(out["/attributes"], "100644 4000000000:0 n2 " + hash("a"));
   EXPECT_EQ(out["/again"], out["/attributes"]);
   EXPECT_EQ(out["/empty"], "100644 0:0 n1 " + hash(""));
-  for (int size : {1, 447, 449, 511, 512, 513, 3000}) EXPECT_EQ(out[fmt::format("/link{}", size)], "120777 0:0 n1 " + hash(std::string(static_cast<size_t>(size), 't'))) << size;
+  for (int size : {1, 447, 449, 511, 512, 513, 3000})
+    EXPECT_EQ(out[fmt::format("/link{}", size)], "120777 0:0 n1 " + hash(std::string(static_cast<size_t>(size), 't')))
+        << size;
   for (int i = 0; i < 900; ++i)
-    EXPECT_EQ(out[fmt::format("/many/{}{}", i, std::string(static_cast<size_t>(i % 80), 'n'))], "100644 0:0 n1 " + hash(std::string(static_cast<size_t>(i * 3), 'c')));
+    EXPECT_EQ(out[fmt::format("/many/{}{}", i, std::string(static_cast<size_t>(i % 80), 'n'))],
+              "100644 0:0 n1 " + hash(std::string(static_cast<size_t>(i * 3), 'c')));
   EXPECT_EQ(out["/order/" + longest], "100644 0:0 n1 " + hash(""));
 }
 
@@ -283,7 +301,8 @@ TEST(Erofs, AFullDiskIsNamed) {
   EXPECT_TRUE(IsErr(WriteErofs(request, full.get()), Code::kResourceExhausted, "index"));
 }
 
-// ---- files of tars ------------------------------------------------------------------------------------------------------
+// ---- files of tars
+// ------------------------------------------------------------------------------------------------------
 
 TEST(ScanTarFile, FindsWhatTheStreamFinds) {
   TarMaker maker;

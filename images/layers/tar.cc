@@ -8,15 +8,15 @@ namespace berth::images {
 namespace {
 
 constexpr uint64_t kBlock = 512;
-constexpr uint32_t kNoId = 0xffffffff;              // (uid_t)-1 means "leave alone" to the kernel
-constexpr uint64_t kMaxSize = uint64_t{1} << 62;    // keeps every sum of two in 64 bits
+constexpr uint32_t kNoId = 0xffffffff;            // (uid_t)-1 means "leave alone" to the kernel
+constexpr uint64_t kMaxSize = uint64_t{1} << 62;  // keeps every sum of two in 64 bits
 
 // pax(1), ustar interchange format; GNU and star put other things behind byte 345.
 struct Field {
   size_t at, size;
 };
-constexpr Field kName{0, 100}, kMode{100, 8}, kUid{108, 8}, kGid{116, 8}, kSize{124, 12}, kMtime{136, 12}, kChecksum{148, 8},
-    kLink{157, 100}, kMajor{329, 8}, kMinor{337, 8}, kPrefix{345, 155}, kStarPrefix{345, 131};
+constexpr Field kName{0, 100}, kMode{100, 8}, kUid{108, 8}, kGid{116, 8}, kSize{124, 12}, kMtime{136, 12},
+    kChecksum{148, 8}, kLink{157, 100}, kMajor{329, 8}, kMinor{337, 8}, kPrefix{345, 155}, kStarPrefix{345, 131};
 constexpr size_t kTypeAt = 156, kMagicAt = 257, kStarMagicAt = 508;
 // GNU tar manual, "Basic Tar Format", old GNU sparse headers.
 constexpr size_t kSparseAt = 386, kSparseInHeader = 4, kSparseMoreAt = 482, kRealSizeAt = 483, kSparseInExtension = 21,
@@ -45,12 +45,14 @@ bool ChecksumMatches(const char* block) {
   return *stored == as_unsigned || *stored == as_signed;
 }
 
-bool HasData(char type) { return type < '1' || type > '6'; }  // Go's archive/tar, on which all engines stand, says the same
+bool HasData(char type) {
+  return type < '1' || type > '6';
+}  // Go's archive/tar, on which all engines stand, says the same
 
 }  // namespace
 
 struct TarScanner::Pending {
-  std::optional<std::string> path, target;   // pax
+  std::optional<std::string> path, target;            // pax
   std::optional<std::string> long_path, long_target;  // GNU L, K
   std::optional<uint64_t> size, uid, gid;
   std::optional<Timestamp> mtime;
@@ -59,7 +61,7 @@ struct TarScanner::Pending {
   // GNU sparse in pax form: 0.0 as repeated records, 0.1 as one map, 1.0 with the map before the data.
   std::optional<std::string> sparse_name;
   std::optional<uint64_t> real_size;
-  std::optional<uint64_t> sparse_offset;      // 0.0: waits for its numbytes
+  std::optional<uint64_t> sparse_offset;  // 0.0: waits for its numbytes
   std::vector<std::pair<uint64_t, uint64_t>> sparse;
   bool is_sparse = false;
   bool map_in_data = false;
@@ -130,12 +132,17 @@ Result<void> TarScanner::Consume(std::string_view& bytes) {
     block = whole;
   }
   switch (state_) {
-    case State::kHeader: return OnHeader(block.data());
-    case State::kExtended: return OnExtended(block.substr(0, need_));
-    case State::kSparseHeaders: return OnSparseHeader(block.data());
-    case State::kSparseMap: return OnSparseMapBlock(block.data());
+    case State::kHeader:
+      return OnHeader(block.data());
+    case State::kExtended:
+      return OnExtended(block.substr(0, need_));
+    case State::kSparseHeaders:
+      return OnSparseHeader(block.data());
+    case State::kSparseMap:
+      return OnSparseMapBlock(block.data());
     case State::kSkip:
-    case State::kEnd: break;
+    case State::kEnd:
+      break;
   }
   return {};
 }
@@ -144,7 +151,8 @@ Result<void> TarScanner::Finish() {
   if (failed_) return std::unexpected(*failed_);
   auto check = [&]() -> Result<void> {
     switch (state_) {
-      case State::kEnd: return {};
+      case State::kEnd:
+        return {};
       case State::kHeader:
         if (!buffer_.empty()) return Bad("the archive ends inside the header, at byte {}", offset_);
         if (pending_->any) return Bad("the archive ends behind an extended header");
@@ -155,7 +163,8 @@ Result<void> TarScanner::Finish() {
         ++entries_;
         return error;
       }
-      default: return Bad("the archive ends inside an extended header, at byte {}", offset_);
+      default:
+        return Bad("the archive ends inside an extended header, at byte {}", offset_);
     }
   };
   auto done = check();
@@ -174,12 +183,17 @@ Result<void> TarScanner::OnHeader(const char* block) {
   std::string_view raw_name = ToNul(Get(block, kName));
   entry_.path = raw_name;
   if (zero_block_) return Bad("a single zero block stands before it, want two or none");
-  if (!ChecksumMatches(block)) return Bad("header checksum is wrong at byte {}: not a tar archive, or damaged", offset_ - kBlock);
+  if (!ChecksumMatches(block))
+    return Bad("header checksum is wrong at byte {}: not a tar archive, or damaged", offset_ - kBlock);
   auto size = ParseHeaderNumber(Get(block, kSize));
-  if (!size || *size < 0 || static_cast<uint64_t>(*size) > kMaxSize) return Bad("size field is not a number that a file can have");
+  if (!size || *size < 0 || static_cast<uint64_t>(*size) > kMaxSize)
+    return Bad("size field is not a number that a file can have");
   char type = block[kTypeAt];
   switch (type) {
-    case 'x': case 'X': case 'L': case 'K':
+    case 'x':
+    case 'X':
+    case 'L':
+    case 'K':
       if (static_cast<uint64_t>(*size) > limits_.extended)
         return Bad("extended header of {} bytes, at most {} are taken", *size, limits_.extended);
       need_ = static_cast<uint64_t>(*size);
@@ -188,14 +202,19 @@ Result<void> TarScanner::OnHeader(const char* block) {
       if (need_ == 0) return OnExtended({});
       state_ = State::kExtended;
       return {};
-    case 'g': case 'V':  // global defaults, volume label: say nothing about files
+    case 'g':
+    case 'V':  // global defaults, volume label: say nothing about files
       skip_ = type == 'g' ? Padded(static_cast<uint64_t>(*size)) : 0;
       if (skip_ > 0) state_ = State::kSkip;
       return {};
-    case 'M': return Bad("a part of a multi-volume archive cannot be a layer");
-    case 'N': return Bad("type N (old GNU long names) is not supported");
-    case 's': return Bad("a socket cannot be in a layer");
-    default: break;
+    case 'M':
+      return Bad("a part of a multi-volume archive cannot be a layer");
+    case 'N':
+      return Bad("type N (old GNU long names) is not supported");
+    case 's':
+      return Bad("a socket cannot be in a layer");
+    default:
+      break;
   }
   stored_ = HasData(type) ? static_cast<uint64_t>(*size) : 0;
   TRY(ApplyPending(block));
@@ -208,7 +227,8 @@ Result<void> TarScanner::OnHeader(const char* block) {
       const char* pair = block + kSparseAt + i * 24;
       if (*pair == 0) break;
       auto offset = ParseHeaderNumber({pair, 12}), length = ParseHeaderNumber({pair + 12, 12});
-      if (!offset || !length || *offset < 0 || *length < 0) return Bad("sparse map entry {} is not a pair of numbers", i);
+      if (!offset || !length || *offset < 0 || *length < 0)
+        return Bad("sparse map entry {} is not a pair of numbers", i);
       TRY(AddSparse(static_cast<uint64_t>(*offset), static_cast<uint64_t>(*length)));
     }
     if (block[kSparseMoreAt] != 0) {
@@ -225,9 +245,14 @@ Result<void> TarScanner::OnHeader(const char* block) {
 Result<void> TarScanner::OnExtended(std::string_view data) {
   state_ = State::kHeader;
   switch (extended_type_) {
-    case 'L': pending_->long_path = ToNul(data); break;
-    case 'K': pending_->long_target = ToNul(data); break;
-    default: return ParsePax(data);
+    case 'L':
+      pending_->long_path = ToNul(data);
+      break;
+    case 'K':
+      pending_->long_target = ToNul(data);
+      break;
+    default:
+      return ParsePax(data);
   }
   return {};
 }
@@ -263,14 +288,17 @@ Result<void> TarScanner::ParsePaxRecord(std::string_view key, std::string_view v
       return {};
     }
     auto parsed = ParseDecimal(value);
-    if (!parsed || *parsed > limit) return Bad("extended header: {} is {:?}, want a number up to {}", key, value.substr(0, 40), limit);
+    if (!parsed || *parsed > limit)
+      return Bad("extended header: {} is {:?}, want a number up to {}", key, value.substr(0, 40), limit);
     into = *parsed;
     return {};
   };
   auto text = [&](std::optional<std::string>& into) -> Result<void> {
     if (value.find('\0') != std::string_view::npos) return Bad("extended header: {} has a NUL byte", key);
-    if (value.empty()) into.reset();
-    else into = value;
+    if (value.empty())
+      into.reset();
+    else
+      into = value;
     return {};
   };
   if (key == "path") return text(pending_->path);
@@ -292,7 +320,8 @@ Result<void> TarScanner::ParsePaxRecord(std::string_view key, std::string_view v
     if (name.empty() || name.size() > 255 || name.find('\0') != std::string::npos)
       return Bad("extended header: attribute name of {} bytes, want 1 to 255 without NUL", name.size());
     if (bytes.size() > limits_.xattr_value)
-      return Bad("extended header: attribute {:?} has {} bytes, at most {} are possible", name, bytes.size(), limits_.xattr_value);
+      return Bad("extended header: attribute {:?} has {} bytes, at most {} are possible", name, bytes.size(),
+                 limits_.xattr_value);
     std::erase_if(into, [&](const auto& known) { return known.first == name; });
     into.emplace_back(std::move(name), bytes);
     return {};
@@ -309,8 +338,7 @@ Result<void> TarScanner::ParsePaxRecord(std::string_view key, std::string_view v
     if (value.empty()) return {};
     auto acl = EncodeAclText(value);
     if (!acl) return Bad("extended header: {} is not an access control list with numeric ids", key);
-    return add_xattr(pending_->base64_xattrs,
-                     fmt::format("system.posix_acl_{}", key.substr(kAcl.size())), *acl);
+    return add_xattr(pending_->base64_xattrs, fmt::format("system.posix_acl_{}", key.substr(kAcl.size())), *acl);
   }
   if (!key.starts_with("GNU.sparse.")) return {};  // atime, ctime, uname, comment, ...: nothing a layer keeps
   std::string_view sparse = key.substr(11);
@@ -320,8 +348,10 @@ Result<void> TarScanner::ParsePaxRecord(std::string_view key, std::string_view v
     return number(pending_->real_size, kMaxSize);
   }
   if (sparse == "major") {
-    if (value == "1") pending_->map_in_data = pending_->is_sparse = true;
-    else if (value != "0") return Bad("extended header: GNU.sparse.major {:?} is not known", value.substr(0, 40));
+    if (value == "1")
+      pending_->map_in_data = pending_->is_sparse = true;
+    else if (value != "0")
+      return Bad("extended header: GNU.sparse.major {:?} is not known", value.substr(0, 40));
     return {};
   }
   if (sparse == "offset") return number(pending_->sparse_offset, kMaxSize);
@@ -349,7 +379,8 @@ Result<void> TarScanner::ParsePaxRecord(std::string_view key, std::string_view v
 }
 
 Result<void> TarScanner::AddSparse(uint64_t offset, uint64_t length) {
-  if (offset > kMaxSize || length > kMaxSize) return Bad("sparse map: {}+{} is larger than a file can be", offset, length);
+  if (offset > kMaxSize || length > kMaxSize)
+    return Bad("sparse map: {}+{} is larger than a file can be", offset, length);
   auto& map = pending_->sparse;
   if (!map.empty() && offset < map.back().first + map.back().second)
     return Bad("sparse map: data at {} overlaps what is before it", offset);
@@ -386,9 +417,12 @@ Result<void> TarScanner::OnSparseMapBlock(const char* block) {
     }
     auto number = ParseDecimal(std::exchange(p.digits, {}));
     if (!number) return Bad("sparse map: not a number");
-    if (!p.map_count) p.map_count = *number;
-    else if (!p.map_offset) p.map_offset = *number;
-    else TRY(AddSparse(*std::exchange(p.map_offset, std::nullopt), *number));
+    if (!p.map_count)
+      p.map_count = *number;
+    else if (!p.map_offset)
+      p.map_offset = *number;
+    else
+      TRY(AddSparse(*std::exchange(p.map_offset, std::nullopt), *number));
   }
   if (p.map_count && *p.map_count == p.sparse.size()) return BeginData();
   return {};
@@ -411,17 +445,35 @@ Result<void> TarScanner::ApplyPending(const char* block) {
 
   char type = block[kTypeAt];
   switch (type) {
-    case '1': entry_.type = EntryType::kHardLink; break;
-    case '2': entry_.type = EntryType::kSymlink; break;
-    case '3': entry_.type = EntryType::kCharDevice; break;
-    case '4': entry_.type = EntryType::kBlockDevice; break;
-    case '5': case 'D': entry_.type = EntryType::kDirectory; break;
-    case '6': entry_.type = EntryType::kFifo; break;
-    case '\0': entry_.type = entry_.path.ends_with('/') ? EntryType::kDirectory : EntryType::kFile; break;
-    default: entry_.type = EntryType::kFile; break;
+    case '1':
+      entry_.type = EntryType::kHardLink;
+      break;
+    case '2':
+      entry_.type = EntryType::kSymlink;
+      break;
+    case '3':
+      entry_.type = EntryType::kCharDevice;
+      break;
+    case '4':
+      entry_.type = EntryType::kBlockDevice;
+      break;
+    case '5':
+    case 'D':
+      entry_.type = EntryType::kDirectory;
+      break;
+    case '6':
+      entry_.type = EntryType::kFifo;
+      break;
+    case '\0':
+      entry_.type = entry_.path.ends_with('/') ? EntryType::kDirectory : EntryType::kFile;
+      break;
+    default:
+      entry_.type = EntryType::kFile;
+      break;
   }
   if (entry_.path.empty()) return Bad("it has no name");
-  if (entry_.path.size() > limits_.path) return Bad("its path has {} bytes, at most {} are possible", entry_.path.size(), limits_.path);
+  if (entry_.path.size() > limits_.path)
+    return Bad("its path has {} bytes, at most {} are possible", entry_.path.size(), limits_.path);
   bool link = entry_.type == EntryType::kSymlink || entry_.type == EntryType::kHardLink;
   if (!link) entry_.target.clear();
   if (link && entry_.target.empty()) return Bad("the link has no target");
@@ -473,7 +525,8 @@ Result<void> TarScanner::BeginData() {
     entry_.size = pending_->real_size.value_or(0);
     uint64_t at = offset_, sum = 0;
     for (auto [offset, length] : pending_->sparse) {
-      if (offset + length > entry_.size) return Bad("sparse map: data at {}+{} lies beyond the size {}", offset, length, entry_.size);
+      if (offset + length > entry_.size)
+        return Bad("sparse map: data at {}+{} lies beyond the size {}", offset, length, entry_.size);
       if (length > 0) entry_.extents.push_back({offset, length, at});
       at += length;
       sum += length;
@@ -506,10 +559,12 @@ void TarScanner::Skip(uint64_t bytes) {
 Result<std::vector<TarEntry>> ScanTarFile(int fd, uint64_t size, TarLimits limits) {
   constexpr uint64_t kWindow = 32 << 10;
   std::vector<TarEntry> entries;
-  TarScanner scanner([&](TarEntry&& entry) -> Result<void> {
-    entries.push_back(std::move(entry));
-    return {};
-  }, limits);
+  TarScanner scanner(
+      [&](TarEntry&& entry) -> Result<void> {
+        entries.push_back(std::move(entry));
+        return {};
+      },
+      limits);
   std::string buffer(kWindow, '\0');
   while (scanner.offset() < size) {
     scanner.Skip(std::min(scanner.skippable(), size - scanner.offset()));
@@ -519,7 +574,7 @@ Result<std::vector<TarEntry>> ScanTarFile(int fd, uint64_t size, TarLimits limit
     if (n < 0) return SysErr("read the tar at byte {}", at);
     if (n == 0) break;
     std::string_view window(buffer.data(), static_cast<size_t>(n));
-    while (!window.empty()) {           // headers one by one, so that what is skipped costs nothing
+    while (!window.empty()) {  // headers one by one, so that what is skipped costs nothing
       uint64_t skip = std::min<uint64_t>(scanner.skippable(), window.size());
       scanner.Skip(skip);
       window.remove_prefix(skip);

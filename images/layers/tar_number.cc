@@ -86,8 +86,10 @@ std::optional<Timestamp> ParsePaxTime(std::string_view text) {
   uint32_t unit = 100'000'000;
   for (char c : fraction) {
     if (c < '0' || c > '9') return std::nullopt;
-    if (unit == 0) dust |= c != '0';
-    else nanoseconds += static_cast<uint32_t>(c - '0') * unit;
+    if (unit == 0)
+      dust |= c != '0';
+    else
+      nanoseconds += static_cast<uint32_t>(c - '0') * unit;
     unit /= 10;
   }
   int64_t seconds = static_cast<int64_t>(*whole);
@@ -151,10 +153,14 @@ std::optional<std::string> EncodeAclText(std::string_view text) {
     std::string_view number = NextField(line, ':');  // star adds the numeric id as a fourth field
     Entry entry{0, 0, kNoId};
     for (char c : bits) {
-      if (c == 'r') entry.permissions |= 4;
-      else if (c == 'w') entry.permissions |= 2;
-      else if (c == 'x') entry.permissions |= 1;
-      else if (c != '-') return std::nullopt;
+      if (c == 'r')
+        entry.permissions |= 4;
+      else if (c == 'w')
+        entry.permissions |= 2;
+      else if (c == 'x')
+        entry.permissions |= 1;
+      else if (c != '-')
+        return std::nullopt;
     }
     bool user = kind == "user" || kind == "u", group = kind == "group" || kind == "g";
     if (user || group) {

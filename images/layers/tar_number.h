@@ -18,8 +18,8 @@ std::optional<Timestamp> ParsePaxTime(std::string_view text);
 std::optional<std::string> DecodeBase64(std::string_view text);
 // %XX escapes (LIBARCHIVE.xattr names).
 std::optional<std::string> DecodePercent(std::string_view text);
-// A POSIX access control list as text (SCHILY.acl.*) in the form of the system.posix_acl_* xattrs. Entries that name a user or
-// group without a number are refused: there is no account database to ask.
+// A POSIX access control list as text (SCHILY.acl.*) in the form of the system.posix_acl_* xattrs. Entries that name a
+// user or group without a number are refused: there is no account database to ask.
 std::optional<std::string> EncodeAclText(std::string_view text);
 
 }  // namespace berth::images

@@ -16,8 +16,8 @@ using testing::HasSubstr;
 using testing::Not;
 
 std::string Show(const TarEntry& e) {
-  std::string text = fmt::format("{} {} {} {:o} {}:{} {}.{:09} {} {},{}", e.number, e.path, e.target, e.mode, e.uid, e.gid,
-                                 e.mtime.seconds, e.mtime.nanoseconds, e.size, e.major, e.minor);
+  std::string text = fmt::format("{} {} {} {:o} {}:{} {}.{:09} {} {},{}", e.number, e.path, e.target, e.mode, e.uid,
+                                 e.gid, e.mtime.seconds, e.mtime.nanoseconds, e.size, e.major, e.minor);
   for (const Extent& x : e.extents) text += fmt::format(" [{}+{}@{}]", x.offset, x.length, x.source);
   for (const auto& [name, value] : e.xattrs) text += fmt::format(" {}={}", name, value.size());
   return text + fmt::format(" t{}", static_cast<int>(e.type));
@@ -57,7 +57,8 @@ TEST(TarNumber, PaxTimes) {
   EXPECT_EQ(ParsePaxTime("1.1234567899"), (Timestamp{1, 123'456'789}));
   EXPECT_EQ(ParsePaxTime("-1.0000000001"), (Timestamp{-2, 999'999'999}));
   EXPECT_EQ(ParsePaxTime("7."), (Timestamp{7, 0}));
-  for (std::string_view bad : {"", "-", ".5", "1e9", "1.x", " 1", "99999999999999999999"}) EXPECT_EQ(ParsePaxTime(bad), std::nullopt) << bad;
+  for (std::string_view bad : {"", "-", ".5", "1e9", "1.x", " 1", "99999999999999999999"})
+    EXPECT_EQ(ParsePaxTime(bad), std::nullopt) << bad;
 }
 
 TEST(TarNumber, Encodings) {
@@ -74,7 +75,8 @@ TEST(TarNumber, Encodings) {
                         "\2\0\4\0\xe8\3\0\0"
                         "\4\0\4\0\xff\xff\xff\xff"
                         "\x10\0\4\0\xff\xff\xff\xff"
-                        "\x20\0\0\0\xff\xff\xff\xff", 44));
+                        "\x20\0\0\0\xff\xff\xff\xff",
+                        44));
   EXPECT_EQ(EncodeAclText("user::rw-,user:lisa:r--:502,group::r--,mask::r--,other::---")->substr(12, 8),
             std::string("\2\0\4\0\xf6\1\0\0", 8));
   EXPECT_EQ(EncodeAclText("user:lisa:r--"), std::nullopt);
@@ -101,20 +103,31 @@ TEST(Tar, ReadsPlainEntries) {
 TEST(Tar, PaxOverridesTheHeader) {
   TarItem item{.path = "short", .data = "0123456789"};
   item.size = 3;
-  item.pax = {{"path", "a/lon\xff" "ger name"}, {"size", "10"}, {"uid", "4000000000"}, {"gid", "4294967294"}, {"mtime", "-1.5"},
-              {"SCHILY.xattr.user.a=b", std::string("x\0\ny", 4)}, {"LIBARCHIVE.xattr.user.c%20d", "AAH/"}, {"comment", "nothing"}};
+  item.pax = {{"path",
+               "a/lon\xff"
+               "ger name"},
+              {"size", "10"},
+              {"uid", "4000000000"},
+              {"gid", "4294967294"},
+              {"mtime", "-1.5"},
+              {"SCHILY.xattr.user.a=b", std::string("x\0\ny", 4)},
+              {"LIBARCHIVE.xattr.user.c%20d", "AAH/"},
+              {"comment", "nothing"}};
   auto entries = Scan(TarMaker().Add(item).File("next", "n").Finish());
   ASSERT_TRUE(entries) << entries.error().what;
   ASSERT_EQ(entries->size(), 2u);
   const TarEntry& e = (*entries)[0];
-  EXPECT_EQ(e.path, "a/lon\xff" "ger name");
+  EXPECT_EQ(e.path,
+            "a/lon\xff"
+            "ger name");
   EXPECT_EQ(e.size, 10u);
   EXPECT_EQ(e.uid, 4000000000u);
   EXPECT_EQ(e.gid, 4294967294u);
   EXPECT_EQ(e.mtime, (Timestamp{-2, 500'000'000}));
   // The record's key ends at its first equals sign (POSIX pax): what looks like "user.a=b" is "user.a".
-  EXPECT_THAT(e.xattrs, testing::UnorderedElementsAre(std::pair<std::string, std::string>("user.a", std::string("b=x\0\ny", 6)),
-                                                      std::pair<std::string, std::string>("user.c d", std::string("\0\1\xff", 3))));
+  EXPECT_THAT(e.xattrs, testing::UnorderedElementsAre(
+                            std::pair<std::string, std::string>("user.a", std::string("b=x\0\ny", 6)),
+                            std::pair<std::string, std::string>("user.c d", std::string("\0\1\xff", 3))));
   EXPECT_EQ((*entries)[1].path, "next");
 }
 
@@ -126,7 +139,7 @@ TEST(Tar, GnuLongNamesAndPrefix) {
   header.replace(345, 3, "dir");
   TarMaker::Seal(header);
   maker.Bytes(header);
-  header.replace(257, 8, "ustar  \0", 8);   // GNU keeps times behind byte 345
+  header.replace(257, 8, "ustar  \0", 8);  // GNU keeps times behind byte 345
   TarMaker::Seal(header);
   maker.Bytes(header);
   auto entries = Scan(maker.Finish());
@@ -172,12 +185,20 @@ TEST(Tar, SparseInAllDialects) {
   check(TarMaker().Bytes(more).Bytes(extension).Bytes(padded).File("next", "").Finish(), 1024);
 
   TarItem item{.path = "GNUSparseFile.1/sparse", .data = data};
-  item.pax = {{"GNU.sparse.size", "1048676"}, {"GNU.sparse.numblocks", "2"}, {"GNU.sparse.offset", "0"}, {"GNU.sparse.numbytes", "512"},
-              {"GNU.sparse.offset", "1048576"}, {"GNU.sparse.numbytes", "100"}, {"path", "sparse"}};
+  item.pax = {{"GNU.sparse.size", "1048676"},
+              {"GNU.sparse.numblocks", "2"},
+              {"GNU.sparse.offset", "0"},
+              {"GNU.sparse.numbytes", "512"},
+              {"GNU.sparse.offset", "1048576"},
+              {"GNU.sparse.numbytes", "100"},
+              {"path", "sparse"}};
   check(TarMaker().Add(item).File("next", "").Finish(), 1536);
   item.pax = {{"GNU.sparse.name", "sparse"}, {"GNU.sparse.size", "1048676"}, {"GNU.sparse.map", "0,512,1048576,100"}};
   check(TarMaker().Add(item).File("next", "").Finish(), 1536);
-  item.pax = {{"GNU.sparse.major", "1"}, {"GNU.sparse.minor", "0"}, {"GNU.sparse.name", "sparse"}, {"GNU.sparse.realsize", "1048676"}};
+  item.pax = {{"GNU.sparse.major", "1"},
+              {"GNU.sparse.minor", "0"},
+              {"GNU.sparse.name", "sparse"},
+              {"GNU.sparse.realsize", "1048676"}};
   std::string map = "2\n0\n512\n1048576\n100\n";
   map.resize(512, '\0');
   item.data = map + data;
@@ -189,7 +210,8 @@ TEST(Tar, EveryChunkingGivesTheSame) {
   std::mt19937 random(7);
   for (int i = 0; i < 60; ++i) {
     TarItem item{.path = fmt::format("d{}/f{}", i % 7, i), .data = std::string(random() % 3000, 'x')};
-    if (i % 3 == 0) item.pax = {{"mtime", fmt::format("{}.25", i)}, {"SCHILY.xattr.user.k", std::string(random() % 900, 'v')}};
+    if (i % 3 == 0)
+      item.pax = {{"mtime", fmt::format("{}.25", i)}, {"SCHILY.xattr.user.k", std::string(random() % 900, 'v')}};
     if (i % 10 == 5) maker.Raw('L', "././@LongLink", std::string(200 + i, 'l') + '\0');
     maker.Add(item);
   }
@@ -279,7 +301,8 @@ TEST(Tar, HostilePaxRecords) {
     item.pax = std::move(pax);
     return ErrorOf(TarMaker().Add(item).Finish());
   };
-  for (const char* raw : {"99999999999999999999 a=b\n", "-6 a=b\n", "0 a=b\n", "6 a=b", "7 a=b\n", "3 a\n", " a=b\n", "6 =ab\n"})
+  for (const char* raw :
+       {"99999999999999999999 a=b\n", "-6 a=b\n", "0 a=b\n", "6 a=b", "7 a=b\n", "3 a\n", " a=b\n", "6 =ab\n"})
     EXPECT_THAT(ErrorOf(TarMaker().Raw('x', "x", raw).File("f", "").Finish()), Not("accepted")) << raw;
   EXPECT_THAT(with({{"path", std::string("a\0b", 3)}}), HasSubstr("NUL"));
   EXPECT_THAT(with({{"path", std::string(40000, 'a')}}), HasSubstr("40000 bytes"));
@@ -298,18 +321,22 @@ TEST(Tar, HostilePaxRecords) {
   EXPECT_THAT(with({{"GNU.sparse.numbytes", "5"}}), HasSubstr("without"));
   EXPECT_THAT(with({{"GNU.sparse.map", "18446744073709551615,1"}, {"GNU.sparse.size", "1"}}), HasSubstr("larger"));
   EXPECT_THAT(with({{"GNU.sparse.major", "1"}, {"GNU.sparse.realsize", "5"}}, "no number at all"), Not("accepted"));
-  EXPECT_THAT(with({{"GNU.sparse.major", "1"}, {"GNU.sparse.realsize", "5"}}, std::string(600, '1')), HasSubstr("not a number"));
-  EXPECT_THAT(with({{"GNU.sparse.major", "1"}, {"GNU.sparse.realsize", "5"}}, "9999999\n" + std::string(504, '\n')), HasSubstr("number"));
+  EXPECT_THAT(with({{"GNU.sparse.major", "1"}, {"GNU.sparse.realsize", "5"}}, std::string(600, '1')),
+              HasSubstr("not a number"));
+  EXPECT_THAT(with({{"GNU.sparse.major", "1"}, {"GNU.sparse.realsize", "5"}}, "9999999\n" + std::string(504, '\n')),
+              HasSubstr("number"));
   EXPECT_THAT(with({{"GNU.sparse.major", "2"}}), HasSubstr("major"));
 }
 
 TEST(Tar, LimitsHold) {
   TarLimits few;
   few.entries = 2;
-  EXPECT_THAT(ErrorOf(TarMaker().File("a", "").File("b", "").File("c", "").Finish(), few), HasSubstr("more than 2 entries"));
+  EXPECT_THAT(ErrorOf(TarMaker().File("a", "").File("b", "").File("c", "").Finish(), few),
+              HasSubstr("more than 2 entries"));
   TarLimits small;
   small.metadata = 200;
-  EXPECT_THAT(ErrorOf(TarMaker().File("a", "").File("b", "").File("c", "").File("d", "").Finish(), small), HasSubstr("exceed 200"));
+  EXPECT_THAT(ErrorOf(TarMaker().File("a", "").File("b", "").File("c", "").File("d", "").Finish(), small),
+              HasSubstr("exceed 200"));
   TarLimits head;
   head.extended = 100;
   EXPECT_THAT(ErrorOf(TarMaker().Raw('x', "x", std::string(101, 'a')).Finish(), head), HasSubstr("at most 100"));
@@ -328,7 +355,12 @@ TEST(Tar, SurvivesDamage) {
   TarMaker maker;
   TarItem sparse{.path = "s", .data = std::string(1024, 's')};
   sparse.pax = {{"GNU.sparse.map", "0,512,1048576,512"}, {"GNU.sparse.size", "2000000"}};
-  maker.Dir("d").Add(sparse).Raw('L', "x", std::string(150, 'n')).File("d/f", "content").Link("h", "d/f").Symlink("l", "d");
+  maker.Dir("d")
+      .Add(sparse)
+      .Raw('L', "x", std::string(150, 'n'))
+      .File("d/f", "content")
+      .Link("h", "d/f")
+      .Symlink("l", "d");
   const std::string tar = maker.Finish();
   std::mt19937 random(11);
   for (int round = 0; round < 3000; ++round) {
@@ -336,7 +368,7 @@ TEST(Tar, SurvivesDamage) {
     for (int i = 0; i < 1 + round % 4; ++i) {
       size_t at = random() % bad.size();
       bad[at] = static_cast<char>(random());
-      if (round % 2) {                    // with a good checksum, to get past the first gate
+      if (round % 2) {  // with a good checksum, to get past the first gate
         std::string header = bad.substr(at & ~size_t{511}, 512);
         TarMaker::Seal(header);
         bad.replace(at & ~size_t{511}, 512, header);
@@ -351,10 +383,13 @@ class GnuTar : public testing::TestWithParam<const char*> {};
 
 TEST_P(GnuTar, IsRead) {
   std::string command = fmt::format(
-      "set -e; d=$(mktemp -d); trap 'rm -rf $d' EXIT; cd $d; mkdir -p tree/sub; printf hello > tree/sub/file; ln -s sub/file tree/link; "
+      "set -e; d=$(mktemp -d); trap 'rm -rf $d' EXIT; cd $d; mkdir -p tree/sub; printf hello > tree/sub/file; ln -s "
+      "sub/file tree/link; "
       "ln tree/sub/file tree/hard; mkfifo tree/pipe; truncate -s 3000000 tree/sparse; printf end >> tree/sparse; "
       "touch -d '1960-05-05 01:02:03.5 UTC' tree/link -h; touch -d '2040-01-01 00:00:00 UTC' tree/sub; "
-      "n=$(printf 'n%.0s' $(seq 200)); printf x > tree/$n; tar --sort=name --owner=12:34 --group=56:78 -cSf - --format={} tree", GetParam());
+      "n=$(printf 'n%.0s' $(seq 200)); printf x > tree/$n; tar --sort=name --owner=12:34 --group=56:78 -cSf - "
+      "--format={} tree",
+      GetParam());
   FILE* pipe = popen(command.c_str(), "r");
   ASSERT_NE(pipe, nullptr);
   std::string tar;

@@ -17,8 +17,8 @@ struct TarItem {
   uint32_t uid = 0, gid = 0;
   int64_t mtime = 0;
   uint32_t major = 0, minor = 0;
-  std::vector<std::pair<std::string, std::string>> pax;   // records of an extended header in front
-  std::optional<uint64_t> size;                           // in the header, else data.size()
+  std::vector<std::pair<std::string, std::string>> pax;  // records of an extended header in front
+  std::optional<uint64_t> size;                          // in the header, else data.size()
 };
 
 class TarMaker {
@@ -47,7 +47,7 @@ class TarMaker {
     return File(directory.empty() ? ".wh." + name : directory + "/.wh." + name, "");
   }
   TarMaker& Opaque(const std::string& directory) { return File(directory + "/.wh..wh..opq", ""); }
-  TarMaker& Raw(char type, const std::string& path, const std::string& data) {   // a header without pax in front
+  TarMaker& Raw(char type, const std::string& path, const std::string& data) {  // a header without pax in front
     bytes_ += Header({.type = type, .path = path, .data = data});
     Data(data);
     return *this;
@@ -60,14 +60,16 @@ class TarMaker {
   std::string Finish() const { return bytes_ + std::string(1024, '\0'); }
 
   static std::string Record(const std::string& key, const std::string& value) {
-    size_t body = key.size() + value.size() + 3;      // blank, equals sign, newline
+    size_t body = key.size() + value.size() + 3;  // blank, equals sign, newline
     size_t length = body + 1;
     while (std::to_string(length).size() + body != length) ++length;
     return std::to_string(length) + " " + key + "=" + value + "\n";
   }
   static std::string Header(const TarItem& item) {
     std::string h(512, '\0');
-    auto put = [&](size_t at, std::string_view text, size_t limit) { h.replace(at, std::min(text.size(), limit), text.substr(0, limit)); };
+    auto put = [&](size_t at, std::string_view text, size_t limit) {
+      h.replace(at, std::min(text.size(), limit), text.substr(0, limit));
+    };
     put(0, item.path, 100);
     put(100, fmt::format("{:07o}", item.mode), 8);
     Number(h, 108, 8, item.uid);
@@ -112,10 +114,12 @@ class TarMaker {
 
 inline Result<std::vector<TarEntry>> Scan(std::string_view tar, size_t chunk = SIZE_MAX, TarLimits limits = {}) {
   std::vector<TarEntry> entries;
-  TarScanner scanner([&](TarEntry&& e) -> Result<void> {
-    entries.push_back(std::move(e));
-    return {};
-  }, limits);
+  TarScanner scanner(
+      [&](TarEntry&& e) -> Result<void> {
+        entries.push_back(std::move(e));
+        return {};
+      },
+      limits);
   while (!tar.empty()) {
     std::string_view part = tar.substr(0, chunk);
     tar.remove_prefix(part.size());

@@ -5,11 +5,11 @@
 namespace berth::images {
 namespace {
 
-constexpr int kMaxLinks = 40;                        // as in the kernel's path walk
-constexpr size_t kMaxDepth = 1024;                   // directories nested in each other
+constexpr int kMaxLinks = 40;       // as in the kernel's path walk
+constexpr size_t kMaxDepth = 1024;  // directories nested in each other
 constexpr size_t kMaxName = 255;
-constexpr uint64_t kMaxSteps = 200'000'000;          // path components looked at, all entries together
-constexpr size_t kMaxXattrBytes = 256 << 10;         // of one inode; EROFS counts them in 16 bits of 4 bytes
+constexpr uint64_t kMaxSteps = 200'000'000;   // path components looked at, all entries together
+constexpr size_t kMaxXattrBytes = 256 << 10;  // of one inode; EROFS counts them in 16 bits of 4 bytes
 constexpr std::string_view kWhiteoutPrefix = ".wh.", kOpaqueName = ".wh..wh..opq", kReservedPrefix = ".wh..wh.";
 
 std::vector<std::string_view> Split(std::string_view path) {
@@ -75,8 +75,8 @@ class TreeBuilder {
  private:
   struct Parent {
     InodeId id = Tree::kRoot;
-    std::string path;                      // of the directory, links resolved
-    bool severed = false;                  // nothing of the layers below shows in it
+    std::string path;      // of the directory, links resolved
+    bool severed = false;  // nothing of the layers below shows in it
     size_t depth = 0;
   };
 
@@ -111,19 +111,20 @@ class TreeBuilder {
   LowerView* lower_;
   Tree& tree_;
   bool implicit_root_;
-  std::set<std::string, std::less<>> hidden_;        // paths with a whiteout, as written
-  std::set<std::string, std::less<>> emptied_;       // directories with an opaque marker, as written
+  std::set<std::string, std::less<>> hidden_;   // paths with a whiteout, as written
+  std::set<std::string, std::less<>> emptied_;  // directories with an opaque marker, as written
   uint64_t number_ = 0;
   std::string path_;
   uint64_t steps_ = 0;
-  std::string cached_parent_;                        // most entries stand beside the one before
+  std::string cached_parent_;  // most entries stand beside the one before
   std::optional<Parent> cached_;
 };
 
 void TreeBuilder::NoteWhiteout(const TarEntry& entry) {
   std::vector<std::string_view> parts = Split(entry.path);
   if (parts.empty()) return;
-  if (entry.type == EntryType::kCharDevice && entry.major == 0 && entry.minor == 0) hidden_.insert(Join(parts, parts.size()));
+  if (entry.type == EntryType::kCharDevice && entry.major == 0 && entry.minor == 0)
+    hidden_.insert(Join(parts, parts.size()));
   if (!IsWhiteoutName(parts.back())) return;
   std::string parent = Join(parts, parts.size() - 1);
   if (parts.back() == kOpaqueName) {
@@ -172,7 +173,8 @@ Result<std::vector<std::string_view>> TreeBuilder::Components(std::string_view p
   std::vector<std::string_view> parts = Split(path);
   for (std::string_view part : parts) {
     if (part == "..") return Bad("{} {:?} has a \"..\" component", what, path.substr(0, 300));
-    if (part.size() > kMaxName) return Bad("{} has a component of {} bytes, at most 255 are possible", what, part.size());
+    if (part.size() > kMaxName)
+      return Bad("{} has a component of {} bytes, at most 255 are possible", what, part.size());
   }
   return parts;
 }
@@ -181,9 +183,9 @@ Result<std::vector<std::string_view>> TreeBuilder::Components(std::string_view p
 Result<TreeBuilder::Parent> TreeBuilder::Resolve(const std::vector<std::string_view>& parts, size_t count, bool make) {
   std::string key = Join(parts, count);
   if (cached_ && key == cached_parent_) return *cached_;
-  std::vector<Parent> walk(1);                       // from the root to where we are
+  std::vector<Parent> walk(1);  // from the root to where we are
   walk[0].severed = At(Tree::kRoot).directory->opaque;
-  std::vector<std::string> ahead;                    // components still to go, the next one last
+  std::vector<std::string> ahead;  // components still to go, the next one last
   for (size_t i = count; i-- > 0;) ahead.emplace_back(parts[i]);
   int links = 0;
   auto follow = [&](const std::string& target) -> Result<void> {
@@ -208,7 +210,7 @@ Result<TreeBuilder::Parent> TreeBuilder::Resolve(const std::vector<std::string_v
     if (found != children.end() && !(At(found->second).whiteout)) {
       const Inode& inode = At(found->second);
       if (inode.type == EntryType::kSymlink) {
-        std::string target = inode.target;           // `walk` and `ahead` change, the tree does not
+        std::string target = inode.target;  // `walk` and `ahead` change, the tree does not
         TRY(follow(target));
         continue;
       }
@@ -216,7 +218,8 @@ Result<TreeBuilder::Parent> TreeBuilder::Resolve(const std::vector<std::string_v
         return Bad("{:?} on the way to it is not a directory", here.path.empty() ? name : here.path + "/" + name);
       next = found->second;
     } else {
-      if (name.size() > kMaxName) return Bad("a symbolic link leads to a name of {} bytes, at most 255 are possible", name.size());
+      if (name.size() > kMaxName)
+        return Bad("a symbolic link leads to a name of {} bytes, at most 255 are possible", name.size());
       bool whiteout = found != children.end();
       std::optional<LowerNode> below;
       if (!whiteout) below = TRY(Below(here, name));
@@ -225,16 +228,20 @@ Result<TreeBuilder::Parent> TreeBuilder::Resolve(const std::vector<std::string_v
         continue;
       }
       if (below && below->type != EntryType::kDirectory)
-        return Bad("{:?} on the way to it is not a directory in the layers below", here.path.empty() ? name : here.path + "/" + name);
-      if (!below && !make) return Bad("{:?} on the way to it does not exist", here.path.empty() ? name : here.path + "/" + name);
+        return Bad("{:?} on the way to it is not a directory in the layers below",
+                   here.path.empty() ? name : here.path + "/" + name);
+      if (!below && !make)
+        return Bad("{:?} on the way to it does not exist", here.path.empty() ? name : here.path + "/" + name);
       if (here.depth + 1 > kMaxDepth) return Bad("more than {} directories deep", kMaxDepth);
       next = NewDirectory();
-      if (below) TRY(TakeLower(At(next), std::move(*below)));
-      else At(next).directory->opaque = whiteout;
+      if (below)
+        TRY(TakeLower(At(next), std::move(*below)));
+      else
+        At(next).directory->opaque = whiteout;
       Attach(here.id, name, next);
     }
-    walk.push_back({next, here.path.empty() ? name : here.path + "/" + name,
-                    here.severed || At(next).directory->opaque, here.depth + 1});
+    walk.push_back({next, here.path.empty() ? name : here.path + "/" + name, here.severed || At(next).directory->opaque,
+                    here.depth + 1});
   }
   cached_parent_ = std::move(key);
   cached_ = walk.back();
@@ -246,14 +253,18 @@ Result<void> TreeBuilder::KeepXattrs(Inode& inode, Xattrs&& xattrs) const {
   size_t bytes = 0;
   for (auto& [name, value] : xattrs) {
     switch (Judge(name, value, inode.type)) {
-      case XattrFate::kDrop: continue;
-      case XattrFate::kMalformed: return Bad("attribute {} is not an access control list", name);
-      case XattrFate::kKeep: break;
+      case XattrFate::kDrop:
+        continue;
+      case XattrFate::kMalformed:
+        return Bad("attribute {} is not an access control list", name);
+      case XattrFate::kKeep:
+        break;
     }
     bytes += name.size() + value.size() + 8;
     kept.emplace_back(std::move(name), std::move(value));
   }
-  if (bytes > kMaxXattrBytes) return Bad("its attributes have {} bytes, at most {} are possible", bytes, kMaxXattrBytes);
+  if (bytes > kMaxXattrBytes)
+    return Bad("its attributes have {} bytes, at most {} are possible", bytes, kMaxXattrBytes);
   inode.xattrs = std::move(kept);
   return {};
 }
@@ -262,7 +273,7 @@ void TreeBuilder::Unlink(InodeId id) {
   Inode& inode = At(id);
   if (inode.nlink > 0) --inode.nlink;
   if (inode.nlink > 0 || !inode.directory) return;
-  for (const auto& [name, child] : inode.directory->children) Unlink(child);   // depth is bounded by kMaxDepth
+  for (const auto& [name, child] : inode.directory->children) Unlink(child);  // depth is bounded by kMaxDepth
   inode.directory->children.clear();
 }
 
@@ -272,7 +283,7 @@ void TreeBuilder::Attach(InodeId directory, const std::string& name, InodeId id)
   if (fresh) return;
   InodeId old = at->second;
   at->second = id;
-  cached_.reset();                                   // the old one may have been on the way to it
+  cached_.reset();  // the old one may have been on the way to it
   Unlink(old);
 }
 
@@ -329,7 +340,7 @@ Result<void> TreeBuilder::AddHardLink(const Parent& parent, const std::string& n
   if (parts.empty()) return Bad("hard link target is the root directory");
   std::string last(parts.back());
   Parent home = TRY(Resolve(parts, parts.size() - 1, false));
-  if (home.id == parent.id && last == name) {        // a link to itself says nothing, if the file is there
+  if (home.id == parent.id && last == name) {  // a link to itself says nothing, if the file is there
     if (At(parent.id).directory->children.contains(name)) return {};
   }
   auto& children = At(home.id).directory->children;
@@ -362,7 +373,7 @@ Result<void> TreeBuilder::Add(TarEntry&& entry) {
     return KeepXattrs(root, std::move(entry.xattrs));
   }
   std::string name(parts.back());
-  if (name.starts_with(kReservedPrefix) && name != kOpaqueName) return {};   // aufs bookkeeping
+  if (name.starts_with(kReservedPrefix) && name != kOpaqueName) return {};  // aufs bookkeeping
   Parent parent = TRY(Resolve(parts, parts.size() - 1, true));
   if (name == kOpaqueName) {
     Depend(Tree::Dependence::kPosition);
@@ -392,7 +403,7 @@ Result<void> TreeBuilder::Add(TarEntry&& entry) {
     if (found != children.end() && At(found->second).directory) {
       id = found->second;
     } else {
-      bool replaces = found != children.end();       // of this layer, or its whiteout: what is below is gone too
+      bool replaces = found != children.end();  // of this layer, or its whiteout: what is below is gone too
       id = NewDirectory();
       At(id).directory->opaque = replaces && lower_ != nullptr;
       if (replaces) Depend(Tree::Dependence::kPosition);

@@ -9,9 +9,9 @@
 namespace berth::images {
 namespace {
 
-using ::testing::HasSubstr;
 using berth::testing::IsErr;
 using berth::testing::IsOk;
+using ::testing::HasSubstr;
 
 // Layers below, as a table.
 class FakeLower : public LowerView {
@@ -54,10 +54,14 @@ void ShowDirectory(const Tree& tree, InodeId id, const std::string& prefix, std:
   for (const auto& [name, child] : tree.inode(id).directory->children) {
     const Inode& inode = tree.inode(child);
     out += prefix + name;
-    if (inode.whiteout) out += " whiteout";
-    else if (inode.directory) out += inode.directory->opaque ? "/ opaque" : "/";
-    else if (inode.type == EntryType::kSymlink) out += " -> " + inode.target;
-    else out += fmt::format(" {}{}", inode.size, inode.lower_path.empty() ? "" : " from " + inode.lower_path);
+    if (inode.whiteout)
+      out += " whiteout";
+    else if (inode.directory)
+      out += inode.directory->opaque ? "/ opaque" : "/";
+    else if (inode.type == EntryType::kSymlink)
+      out += " -> " + inode.target;
+    else
+      out += fmt::format(" {}{}", inode.size, inode.lower_path.empty() ? "" : " from " + inode.lower_path);
     if (inode.nlink > 1 && !inode.directory) out += fmt::format(" n{}", inode.nlink);
     out += "\n";
     if (inode.directory) ShowDirectory(tree, child, prefix + name + "/", out);
@@ -103,20 +107,28 @@ TEST(Tree, DependsOnPositionThroughWhiteouts) {
 
 TEST(Tree, DependsOnTheChainThroughMissingParents) {
   EXPECT_EQ(Build(TarMaker().Dir("./").File("a/f", "")).dependence, Tree::Dependence::kChain);
-  EXPECT_EQ(Build(TarMaker().File("f", "")).dependence, Tree::Dependence::kChain);   // the root itself
+  EXPECT_EQ(Build(TarMaker().File("f", "")).dependence, Tree::Dependence::kChain);  // the root itself
 }
 
 TEST(Tree, ParentsThroughLinksOfBothKinds) {
   FakeLower lower;
-  lower.Dir("").Dir("usr").Dir("usr/lib", 0711).Symlink("lib", "usr/lib").Symlink("loop", "loop").Symlink("up", "/../../usr");
+  lower.Dir("")
+      .Dir("usr")
+      .Dir("usr/lib", 0711)
+      .Symlink("lib", "usr/lib")
+      .Symlink("loop", "loop")
+      .Symlink("up", "/../../usr");
   EXPECT_EQ(Build(TarMaker().Dir("./").File("lib/f", "x"), &lower).text, "usr/\nusr/lib/\nusr/lib/f 1\n");
   EXPECT_EQ(Build(TarMaker().Dir("./").File("up/f", "x"), &lower).text, "usr/\nusr/f 1\n");
   EXPECT_THAT(Build(TarMaker().Dir("./").File("loop/f", "x"), &lower).text, HasSubstr("40 symbolic links"));
   // A link of this layer to a directory below.
-  EXPECT_EQ(Build(TarMaker().Dir("./").Symlink("l", "usr/lib/").File("l/f", "x"), &lower).text, "l -> usr/lib/\nusr/\nusr/lib/\nusr/lib/f 1\n");
+  EXPECT_EQ(Build(TarMaker().Dir("./").Symlink("l", "usr/lib/").File("l/f", "x"), &lower).text,
+            "l -> usr/lib/\nusr/\nusr/lib/\nusr/lib/f 1\n");
   // Replaced in between: the second file lands elsewhere.
-  EXPECT_EQ(Build(TarMaker().Dir("./").Dir("a").Dir("b").Symlink("l", "a").File("l/1", "").Symlink("l", "b").File("l/2", "")).text,
-            "a/\na/1 0\nb/\nb/2 0\nl -> b\n");
+  EXPECT_EQ(
+      Build(TarMaker().Dir("./").Dir("a").Dir("b").Symlink("l", "a").File("l/1", "").Symlink("l", "b").File("l/2", ""))
+          .text,
+      "a/\na/1 0\nb/\nb/2 0\nl -> b\n");
 }
 
 TEST(Tree, WhatThisLayerHidesIsNotLookedUp) {
@@ -142,22 +154,26 @@ TEST(Tree, WhatThisLayerHidesIsNotLookedUp) {
 TEST(Tree, ParentsThatAreFiles) {
   FakeLower lower;
   lower.Dir("").File("file", 3);
-  EXPECT_THAT(Build(TarMaker().Dir("./").File("file/f", ""), &lower).text, HasSubstr("not a directory in the layers below"));
+  EXPECT_THAT(Build(TarMaker().Dir("./").File("file/f", ""), &lower).text,
+              HasSubstr("not a directory in the layers below"));
   EXPECT_THAT(Build(TarMaker().Dir("./").File("a", "").File("a/f", "")).text, HasSubstr("not a directory"));
 }
 
 TEST(Tree, HardLinksToTheLayersBelow) {
   FakeLower lower;
   lower.Dir("").Dir("d").File("d/t", 9).Symlink("way", "d").Dir("dir");
-  EXPECT_EQ(Build(TarMaker().Dir("./").Link("l", "way/t").Link("m", "d/t"), &lower).text, "d/\nd/t 9 from d/t n3\nl 9 from d/t n3\nm 9 from d/t n3\n");
+  EXPECT_EQ(Build(TarMaker().Dir("./").Link("l", "way/t").Link("m", "d/t"), &lower).text,
+            "d/\nd/t 9 from d/t n3\nl 9 from d/t n3\nm 9 from d/t n3\n");
   EXPECT_THAT(Build(TarMaker().Dir("./").Link("l", "dir"), &lower).text, HasSubstr("is a directory"));
   EXPECT_THAT(Build(TarMaker().Dir("./").Link("l", "none"), &lower).text, HasSubstr("neither"));
-  EXPECT_THAT(Build(TarMaker().Dir("./").Whiteout("d", "t").Link("l", "d/t"), &lower).text, HasSubstr("deleted by this layer"));
+  EXPECT_THAT(Build(TarMaker().Dir("./").Whiteout("d", "t").Link("l", "d/t"), &lower).text,
+              HasSubstr("deleted by this layer"));
   EXPECT_THAT(Build(TarMaker().Dir("./").Link("l", "d/t").Whiteout("d", "t"), &lower).text, HasSubstr("neither"));
 }
 
 TEST(Tree, ReplacedSubtreesLoseTheirLinks) {
-  Built built = Build(TarMaker().Dir("./").Dir("d").Dir("d/e").File("d/e/f", "abc").Link("h", "d/e/f").Link("d/g", "h").File("d", "x"));
+  Built built = Build(
+      TarMaker().Dir("./").Dir("d").Dir("d/e").File("d/e/f", "abc").Link("h", "d/e/f").Link("d/g", "h").File("d", "x"));
   EXPECT_EQ(built.text, "d 1\nh 3\n");
 }
 
@@ -196,13 +212,19 @@ TEST(Tree, WhiteoutNames) {
 
 TEST(Tree, Xattrs) {
   TarItem file{.path = "f"};
-  file.pax = {{"SCHILY.xattr.user.b", "2"}, {"SCHILY.xattr.user.a", "1"}, {"SCHILY.xattr.trusted.overlay.redirect", "/x"},
-              {"SCHILY.xattr.system.nfs4_acl", "x"}, {"SCHILY.xattr.user.", "x"}, {"SCHILY.xattr.plain", "x"}};
+  file.pax = {{"SCHILY.xattr.user.b", "2"},
+              {"SCHILY.xattr.user.a", "1"},
+              {"SCHILY.xattr.trusted.overlay.redirect", "/x"},
+              {"SCHILY.xattr.system.nfs4_acl", "x"},
+              {"SCHILY.xattr.user.", "x"},
+              {"SCHILY.xattr.plain", "x"}};
   auto entries = Scan(TarMaker().Dir("./").Add(file).Dir("d").Whiteout("d", "x").Finish());
   FakeLower lower;
   auto tree = Tree::Build(std::move(*entries), &lower);
   ASSERT_TRUE(IsOk(tree));
-  auto at = [&](const std::string& name) -> const Inode& { return tree->inode(tree->inode(Tree::kRoot).directory->children.at(name)); };
+  auto at = [&](const std::string& name) -> const Inode& {
+    return tree->inode(tree->inode(Tree::kRoot).directory->children.at(name));
+  };
   EXPECT_EQ(tree->OnDisk(at("f")), (Xattrs{{"user.a", "1"}, {"user.b", "2"}}));
   EXPECT_EQ(tree->OnDisk(at("d")), (Xattrs{{"trusted.overlay.origin", ""}}));
   TarItem acl{.path = "f"};

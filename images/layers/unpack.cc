@@ -73,12 +73,14 @@ class Unpacker {
       case EntryType::kCharDevice:
       case EntryType::kBlockDevice: {
         mode_t type = inode.type == EntryType::kCharDevice ? S_IFCHR : S_IFBLK;
-        if (mknodat(directory, name.c_str(), type | (inode.whiteout ? 0 : 0600), makedev(inode.major, inode.minor)) != 0)
+        if (mknodat(directory, name.c_str(), type | (inode.whiteout ? 0 : 0600), makedev(inode.major, inode.minor)) !=
+            0)
           return SysErr("make device {} {}:{}", path, inode.major, inode.minor);
         break;
       }
       default: {
-        unique_fd file = TRY_CTX(OpenAt(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600), "make {}", path);
+        unique_fd file =
+            TRY_CTX(OpenAt(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600), "make {}", path);
         TRY_CTX(FillFile(file.get(), inode), "{}", path);
         return Describe(directory, name, file.get(), inode, path);
       }
@@ -88,7 +90,8 @@ class Unpacker {
 
   Result<void> FillFile(int file, const Inode& inode) {
     uint64_t written = inode.extents.empty() ? 0 : inode.extents.back().offset + inode.extents.back().length;
-    if (inode.size > written && ftruncate(file, static_cast<off_t>(inode.size)) != 0) return SysErr("set size {}", inode.size);
+    if (inode.size > written && ftruncate(file, static_cast<off_t>(inode.size)) != 0)
+      return SysErr("set size {}", inode.size);
     for (const Extent& e : inode.extents) TRY(Copy(tar_, e.source, file, e.offset, e.length));
     if (inode.lower_path.empty()) return {};
     unique_fd from = TRY(lower_->Open(inode.lower_path));
@@ -99,7 +102,8 @@ class Unpacker {
       off_t hole = lseek(from.get(), data, SEEK_HOLE);
       if (hole < 0) return SysErr("find the end of data in {}", inode.lower_path);
       hole = std::min(hole, static_cast<off_t>(inode.size));
-      TRY(Copy(from.get(), static_cast<uint64_t>(data), file, static_cast<uint64_t>(data), static_cast<uint64_t>(hole - data)));
+      TRY(Copy(from.get(), static_cast<uint64_t>(data), file, static_cast<uint64_t>(data),
+               static_cast<uint64_t>(hole - data)));
       at = hole;
     }
     return {};
@@ -111,7 +115,8 @@ class Unpacker {
       loff_t in = static_cast<loff_t>(source), out = static_cast<loff_t>(offset);
       ssize_t n = copy_file_range(from, &in, to, &out, std::min<uint64_t>(length, 1 << 30), 0);
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0 && errno != EXDEV && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS) return SysErr("copy data");
+      if (n < 0 && errno != EXDEV && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS)
+        return SysErr("copy data");
       if (n < 0) {
         ranges_work_ = false;
         break;
@@ -128,7 +133,8 @@ class Unpacker {
       if (n < 0) return SysErr("read layer data at {}", source);
       if (n == 0) return Err(Code::kDataLoss, "layer data ends at {}", source);
       for (ssize_t done = 0; done < n;) {
-        ssize_t put = pwrite(to, buffer_.data() + done, static_cast<size_t>(n - done), static_cast<off_t>(offset) + done);
+        ssize_t put =
+            pwrite(to, buffer_.data() + done, static_cast<size_t>(n - done), static_cast<off_t>(offset) + done);
         if (put < 0 && errno == EINTR) continue;
         if (put < 0) return SysErr("write at {}", offset);
         done += put;

@@ -23,8 +23,10 @@ std::vector<std::string> List(const std::string& path) {
 
 void Remove(const std::string& path, std::string_view why) {
   auto removed = RemoveTree(path);
-  if (removed) log::Info("layer.leftover_removed", {{"path", path}, {"why", why}});
-  else log::Warn("layer.leftover_stays", {{"path", path}, {"error", removed.error()}});
+  if (removed)
+    log::Info("layer.leftover_removed", {{"path", path}, {"why", why}});
+  else
+    log::Warn("layer.leftover_stays", {{"path", path}, {"error", removed.error()}});
 }
 
 }  // namespace
@@ -40,7 +42,8 @@ Result<void> LayerSnapshotter::Collect(const std::vector<std::string>& live_owne
   Result<void> first;
   for (const std::string& name : dead) {
     log::Info("snapshot.dropped", {{"owner", name}, {"why", "nobody owns it"}});
-    if (auto dropped = DropOwner(name, Deadline::After(std::chrono::seconds(60))); !dropped && first) first = std::move(dropped);
+    if (auto dropped = DropOwner(name, Deadline::After(std::chrono::seconds(60))); !dropped && first)
+      first = std::move(dropped);
   }
   SweepTemporaries(config_.layout.Snapshots(), kNewOwner);
   SweepTemporaries(config_.layout.Snapshots(), kGoneOwner);
@@ -98,7 +101,8 @@ void LayerSnapshotter::SweepLayers() {
     auto checked = CheckTar(diff_id);
     if (checked || (checked.error().code != Code::kDataLoss)) continue;
     log::Warn("layer.removed", {{"layer", diff_id}, {"why", checked.error()}});
-    if (auto forgotten = ForgetLayer(diff_id); !forgotten) log::Warn("layer.remove_failed", {{"layer", diff_id}, {"error", forgotten.error()}});
+    if (auto forgotten = ForgetLayer(diff_id); !forgotten)
+      log::Warn("layer.remove_failed", {{"layer", diff_id}, {"error", forgotten.error()}});
   }
   for (const ViewRow& row : views) {
     auto held = layer_locks_.Acquire(row.id.diff_id.hex(), Deadline::After(std::chrono::seconds(10)), "layer");
@@ -118,7 +122,8 @@ void LayerSnapshotter::SweepLayers() {
       attached = std::exchange(view.attached, false);
     }
     if (attached)
-      if (auto detached = kind_->Detach(row); !detached) log::Warn("layer.detach_failed", {{"layer", row.id.diff_id}, {"error", detached.error()}});
+      if (auto detached = kind_->Detach(row); !detached)
+        log::Warn("layer.detach_failed", {{"layer", row.id.diff_id}, {"error", detached.error()}});
   }
 }
 
@@ -153,8 +158,8 @@ void LayerSnapshotter::RemoveLayerFiles(const Digest& diff_id) {
           log::Warn("layer.leftover_stays", {{"path", directory + "/" + name}, {"error", removed.error()}});
 }
 
-// Mounts that an earlier agent left and this one has no use for: of a writer of another version, or of layers now gone. What
-// runs on them keeps them alive.
+// Mounts that an earlier agent left and this one has no use for: of a writer of another version, or of layers now gone.
+// What runs on them keeps them alive.
 void LayerSnapshotter::DetachUnexplained() {
   std::set<std::string> known;
   std::vector<std::pair<std::string, std::string>> found;
@@ -166,7 +171,8 @@ void LayerSnapshotter::DetachUnexplained() {
   }
   for (const auto& [path, source] : found) {
     if (known.contains(path)) continue;
-    if (auto detached = kind_->DetachPath(path); !detached) log::Warn("layer.detach_failed", {{"path", path}, {"error", detached.error()}});
+    if (auto detached = kind_->DetachPath(path); !detached)
+      log::Warn("layer.detach_failed", {{"path", path}, {"error", detached.error()}});
   }
 }
 

@@ -1,5 +1,5 @@
-#include <sys/stat.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/atomic_file.h"
@@ -10,15 +10,16 @@
 namespace berth::images {
 namespace {
 
-// Names the index everywhere: as its uuid, which overlayfs wants distinct, and as its mount point. 128 bits of a hash, since
-// who makes images must not be able to make two layers that meet here.
+// Names the index everywhere: as its uuid, which overlayfs wants distinct, and as its mount point. 128 bits of a hash,
+// since who makes images must not be able to make two layers that meet here.
 std::string IndexId(const ViewId& id, int version) {
   return Digest::Of(fmt::format("berth erofs index {}\n{}\n{}\n", version, id.diff_id, id.key)).hex().substr(0, 32);
 }
 
 std::array<uint8_t, 16> ToUuid(const std::string& hex) {
   std::array<uint8_t, 16> uuid{};
-  for (size_t i = 0; i < uuid.size(); ++i) uuid[i] = static_cast<uint8_t>(std::stoul(hex.substr(2 * i, 2), nullptr, 16));
+  for (size_t i = 0; i < uuid.size(); ++i)
+    uuid[i] = static_cast<uint8_t>(std::stoul(hex.substr(2 * i, 2), nullptr, 16));
   return uuid;
 }
 
@@ -40,7 +41,8 @@ class ErofsViews : public ViewKind {
     erofs.tag = request.id.diff_id.hex();
     ErofsResult written = TRY_CTX(WriteErofs(erofs, out.get()), "{}", temporary);
     if (fsync(out.get()) != 0) return SysErr("sync {}", temporary);
-    return ViewRow{.id = request.id, .version = version(), .bytes = written.bytes, .inodes = 1, .sha256 = written.sha256.str()};
+    return ViewRow{
+        .id = request.id, .version = version(), .bytes = written.bytes, .inodes = 1, .sha256 = written.sha256.str()};
   }
 
   Result<void> Remove(const std::string& path) override {
@@ -106,7 +108,7 @@ class ErofsViews : public ViewKind {
   }
 
   void LetGo() override {
-    umount2(layout_.Mounts().c_str(), UMOUNT_NOFOLLOW);   // refused while something is mounted below, as it should
+    umount2(layout_.Mounts().c_str(), UMOUNT_NOFOLLOW);  // refused while something is mounted below, as it should
   }
 
  private:

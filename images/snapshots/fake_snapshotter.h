@@ -29,7 +29,7 @@ class FakeSnapshotter : public Snapshotter {
   void FailNext(const std::string& verb, Code code, const std::string& what);
   std::vector<std::string> owners() const;
   std::vector<Digest> layers() const;
-  int open_writers() const;                // begun, neither committed nor dropped
+  int open_writers() const;  // begun, neither committed nor dropped
 
  private:
   struct Owner {
@@ -42,7 +42,7 @@ class FakeSnapshotter : public Snapshotter {
   void DropLocked(const std::string& owner);
 
   mutable std::mutex mutex_;
-  std::map<Digest, std::string> layers_;   // diffID to tar bytes
+  std::map<Digest, std::string> layers_;  // diffID to tar bytes
   std::map<std::string, Owner> owners_;
   std::map<std::string, Error> failures_;
   int writers_ = 0;

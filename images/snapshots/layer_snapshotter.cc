@@ -19,7 +19,8 @@ std::string ChainId(const std::vector<Digest>& layers) {
 LayerSnapshotter::LayerSnapshotter(Config config, Db& db, std::unique_ptr<ViewKind> kind)
     : config_(std::move(config)), kind_(std::move(kind)), table_(db) {}
 
-Result<std::unique_ptr<LayerSnapshotter>> LayerSnapshotter::Open(Config config, Db& db, std::unique_ptr<ViewKind> kind) {
+Result<std::unique_ptr<LayerSnapshotter>> LayerSnapshotter::Open(Config config, Db& db,
+                                                                 std::unique_ptr<ViewKind> kind) {
   std::unique_ptr<LayerSnapshotter> made(new LayerSnapshotter(std::move(config), db, std::move(kind)));
   TRY(made->Load());
   made->janitor_ = std::jthread([home = made.get()](std::stop_token stop) { home->RunJanitor(stop); });
@@ -146,7 +147,7 @@ Result<void> LayerSnapshotter::ForgetLayer(const Digest& diff_id) {
     auto it = layers_.find(diff_id);
     if (it == layers_.end()) return {};
     layer = it->second;
-    layers_.erase(it);                      // no Prepare may begin with it from here on
+    layers_.erase(it);  // no Prepare may begin with it from here on
   }
   auto dropped = table_.Drop(diff_id);
   if (!dropped) {
@@ -167,7 +168,8 @@ Result<void> LayerSnapshotter::ForgetLayer(const Digest& diff_id) {
     }
   }
   for (const ViewRow& row : attached)
-    if (auto detached = kind_->Detach(row); !detached) log::Warn("layer.detach_failed", {{"layer", diff_id}, {"error", detached.error()}});
+    if (auto detached = kind_->Detach(row); !detached)
+      log::Warn("layer.detach_failed", {{"layer", diff_id}, {"error", detached.error()}});
   RemoveLayerFiles(diff_id);
   return {};
 }
@@ -236,10 +238,10 @@ void LayerSnapshotter::RunJanitor(std::stop_token stop) {
       if (first) {
         auto moment = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
         idle_.wait_until(lock, stop, std::max(*first + config_.idle_mount, moment), [] { return false; });
-      }
-      else {
+      } else {
         idle_.wait(lock, stop, [this] {
-          return std::ranges::any_of(views_, [](const auto& view) { return view.second.attached && view.second.holds == 0; });
+          return std::ranges::any_of(views_,
+                                     [](const auto& view) { return view.second.attached && view.second.holds == 0; });
         });
       }
     }

@@ -1,5 +1,5 @@
-// LayerWriter: one pass over the stream. The caller's thread scans headers and writes the file; another one hashes what the
-// file holds, through the page cache, starts its way to the disk early and syncs it at the end.
+// LayerWriter: one pass over the stream. The caller's thread scans headers and writes the file; another one hashes what
+// the file holds, through the page cache, starts its way to the disk early and syncs it at the end.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -42,7 +42,7 @@ class FileHasher {
     thread_.join();
     return {std::move(digest_), std::move(result_)};
   }
-  void End() { Stop(false); }   // no more growth; the sync begins as soon as the hash is there
+  void End() { Stop(false); }  // no more growth; the sync begins as soon as the hash is there
 
  private:
   void Stop(bool abandon) {
@@ -149,7 +149,8 @@ class TarLayerWriter : public LayerWriter {
   Result<uint64_t> Commit(const Digest& diff_id, const Deadline& until) override {
     if (failed_) return std::unexpected(*failed_);
     auto done = CommitOnce(diff_id, until);
-    failed_ = done ? Error{Code::kConflict, "layer is committed already", 0, std::source_location::current()} : done.error();
+    failed_ =
+        done ? Error{Code::kConflict, "layer is committed already", 0, std::source_location::current()} : done.error();
     hasher_.reset();
     if (!path_.empty()) {
       unlink(path_.c_str());
@@ -196,14 +197,16 @@ class TarLayerWriter : public LayerWriter {
     if (scanned && !known) {
       made = [&]() -> Result<void> {
         TRY(home_.Pin(use, parents_));
-        built = TRY(home_.BuildView(diff_id, fd_.get(), size_, std::move(entries_), parents_, [&] { return MountParents(use, until); }));
+        built = TRY(home_.BuildView(diff_id, fd_.get(), size_, std::move(entries_), parents_,
+                                    [&] { return MountParents(use, until); }));
         return {};
       }();
     }
     FileHasher::Outcome outcome = hasher_->Finish();
     // Wrong bytes are wrong bytes, whatever else they may be; but a disk that failed has not answered that question.
     if (outcome.digest.empty()) TRY(std::move(outcome.synced));
-    if (outcome.digest != diff_id) return Err(Code::kDataLoss, "layer {}: its bytes hash to {}", diff_id, outcome.digest);
+    if (outcome.digest != diff_id)
+      return Err(Code::kDataLoss, "layer {}: its bytes hash to {}", diff_id, outcome.digest);
     TRY_CTX(std::move(scanned), "layer {}", diff_id);
     TRY_CTX(std::move(made), "layer {}", diff_id);
     TRY(std::move(outcome.synced));
@@ -232,19 +235,20 @@ class TarLayerWriter : public LayerWriter {
 };
 
 Result<std::unique_ptr<LayerWriter>> LayerSnapshotter::Begin(const std::vector<Digest>& parents) {
-  if (parents.size() >= 500) return Err(Code::kInvalidArgument, "a layer on {} others: at most 500 can be stacked", parents.size());
+  if (parents.size() >= 500)
+    return Err(Code::kInvalidArgument, "a layer on {} others: at most 500 can be stacked", parents.size());
   auto writer = std::make_unique<TarLayerWriter>(*this, parents);
   TRY(writer->Create());
   return writer;
 }
 
-// The order of crash safety: both files are synced; tar, then view get their names, for a view must never outlive its tar; the
-// record comes last.
-Result<void> LayerSnapshotter::PublishLayer(const Digest& diff_id, uint64_t size, const std::string& tar, const BuiltView& built,
-                                            const Deadline& until) {
+// The order of crash safety: both files are synced; tar, then view get their names, for a view must never outlive its
+// tar; the record comes last.
+Result<void> LayerSnapshotter::PublishLayer(const Digest& diff_id, uint64_t size, const std::string& tar,
+                                            const BuiltView& built, const Deadline& until) {
   auto held = TRY(layer_locks_.Acquire(diff_id.hex(), until, "layer"));
   auto there = CheckTar(diff_id);
-  if (there) return {};                      // another writer was faster with the same bytes
+  if (there) return {};  // another writer was faster with the same bytes
   if (there.error().code == Code::kDataLoss) {
     log::Warn("layer.replaced", {{"layer", diff_id}, {"why", there.error()}});
     TRY(ForgetLayer(diff_id));

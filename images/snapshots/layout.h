@@ -15,8 +15,8 @@
 //     erofs-probe                         what the kernel answered, see probe.h
 //   <run>/layers/<index id>/              mounts of indexes in use; private mount point
 //
-// <key> tells apart what one tar means on different layers: "any" when it does not matter, "base" and "upper" when only the
-// position does, else the id of the chain below.
+// <key> tells apart what one tar means on different layers: "any" when it does not matter, "base" and "upper" when only
+// the position does, else the id of the chain below.
 #include <string>
 
 #include "images/digest.h"

@@ -11,17 +11,24 @@
 namespace berth::images {
 namespace {
 
-constexpr size_t kPathPiece = 4000;   // below PATH_MAX; what a tar names can be longer
+constexpr size_t kPathPiece = 4000;  // below PATH_MAX; what a tar names can be longer
 
 std::optional<EntryType> TypeOf(mode_t mode) {
   switch (mode & S_IFMT) {
-    case S_IFREG: return EntryType::kFile;
-    case S_IFDIR: return EntryType::kDirectory;
-    case S_IFLNK: return EntryType::kSymlink;
-    case S_IFCHR: return EntryType::kCharDevice;
-    case S_IFBLK: return EntryType::kBlockDevice;
-    case S_IFIFO: return EntryType::kFifo;
-    default: return std::nullopt;
+    case S_IFREG:
+      return EntryType::kFile;
+    case S_IFDIR:
+      return EntryType::kDirectory;
+    case S_IFLNK:
+      return EntryType::kSymlink;
+    case S_IFCHR:
+      return EntryType::kCharDevice;
+    case S_IFBLK:
+      return EntryType::kBlockDevice;
+    case S_IFIFO:
+      return EntryType::kFifo;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -53,13 +60,14 @@ Result<unique_fd> MountedLowerView::Find(const std::string& path, int flags) {
   for (;;) {
     bool last = rest.size() <= kPathPiece;
     size_t length = last ? rest.size() : rest.rfind('/', kPathPiece);
-    if (length > kPathPiece) return unique_fd();        // a component that long exists nowhere
+    if (length > kPathPiece) return unique_fd();  // a component that long exists nowhere
     std::string piece = length == 0 ? std::string(".") : std::string(rest.substr(0, length));
     if (!last) rest.remove_prefix(length + 1);
     open_how how{};
     how.flags = static_cast<uint64_t>(O_CLOEXEC | O_NOFOLLOW | (last ? flags : O_PATH | O_DIRECTORY));
     how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-    int fd = static_cast<int>(syscall(SYS_openat2, directory ? directory.get() : root_.get(), piece.c_str(), &how, sizeof how));
+    int fd = static_cast<int>(
+        syscall(SYS_openat2, directory ? directory.get() : root_.get(), piece.c_str(), &how, sizeof how));
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG)) return unique_fd();
     if (fd < 0) return SysErr("open {} in the layers below", path);
     directory = unique_fd(fd);
@@ -73,7 +81,9 @@ Result<std::optional<LowerNode>> MountedLowerView::Lookup(const std::string& pat
   struct stat st;
   if (fstat(fd.get(), &st) != 0) return SysErr("read metadata of {} in the layers below", path);
   auto type = TypeOf(st.st_mode);
-  if (!type) return Err(Code::kInvalidArgument, "{} in the layers below is neither file, directory, link, device nor fifo", path);
+  if (!type)
+    return Err(Code::kInvalidArgument, "{} in the layers below is neither file, directory, link, device nor fifo",
+               path);
   LowerNode node;
   node.type = *type;
   node.mode = st.st_mode & 07777;

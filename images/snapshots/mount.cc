@@ -37,8 +37,10 @@ class Context {
 
   Result<void> Set(const char* key, const std::string& value) {
     if (value.size() > kMaxMountPath)
-      return Err(Code::kInvalidArgument, "mount {}: {} has {} bytes, at most {} are possible: {}", type_, key, value.size(), kMaxMountPath, value);
-    if (fsconfig(fd_.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) != 0) return Failed(fmt::format("{}={}", key, value));
+      return Err(Code::kInvalidArgument, "mount {}: {} has {} bytes, at most {} are possible: {}", type_, key,
+                 value.size(), kMaxMountPath, value);
+    if (fsconfig(fd_.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) != 0)
+      return Failed(fmt::format("{}={}", key, value));
     return {};
   }
   Result<void> Flag(const char* key) {
@@ -72,7 +74,7 @@ bool TakesLowersOneByOne() {
   return takes;
 }
 
-std::string Unescape(std::string_view field) {   // mountinfo writes blank, tab, newline and backslash as \ooo
+std::string Unescape(std::string_view field) {  // mountinfo writes blank, tab, newline and backslash as \ooo
   std::string out;
   for (size_t i = 0; i < field.size(); ++i) {
     if (field[i] == '\\' && i + 3 < field.size()) {
@@ -97,7 +99,8 @@ Result<unique_fd> MountErofs(const std::string& image, const std::string& device
 
 Result<unique_fd> MountOverlay(const OverlayRequest& request) {
   if (request.lowers.size() > kMaxLowers)
-    return Err(Code::kInvalidArgument, "mount overlay: {} layers, at most {} are possible", request.lowers.size(), kMaxLowers);
+    return Err(Code::kInvalidArgument, "mount overlay: {} layers, at most {} are possible", request.lowers.size(),
+               kMaxLowers);
   if (!TakesLowersOneByOne()) return MountOverlayByString(request);
   Context context = TRY(Context::Open("overlay"));
   TRY(context.Set("source", "berth"));
@@ -131,8 +134,10 @@ Result<unique_fd> MountOverlayByString(const OverlayRequest& request) {
   }
   if (!request.upper.empty()) options += ",upperdir=" + escape(request.upper) + ",workdir=" + escape(request.work);
   if (options.size() > 4095)
-    return Err(Code::kFailedPrecondition, "mount overlay: {} layers do not fit the mount options of this kernel; Linux 6.5 or newer has no such limit",
-               request.lowers.size());
+    return Err(
+        Code::kFailedPrecondition,
+        "mount overlay: {} layers do not fit the mount options of this kernel; Linux 6.5 or newer has no such limit",
+        request.lowers.size());
   std::string at = request.lowers.front();
   at = at.substr(0, at.rfind('/')) + "/" + std::string(kOverlayPoint) + RandomHex(16);
   if (mkdir(at.c_str(), 0700) != 0) return SysErr("make {}", at);
@@ -153,18 +158,21 @@ Result<unique_fd> CloneMount(const std::string& path, bool read_only) {
   if (read_only) {
     mount_attr attr{};
     attr.attr_set = MOUNT_ATTR_RDONLY;
-    if (mount_setattr(mount.get(), "", AT_EMPTY_PATH, &attr, sizeof attr) != 0) return SysErr("make the mount of {} read-only", path);
+    if (mount_setattr(mount.get(), "", AT_EMPTY_PATH, &attr, sizeof attr) != 0)
+      return SysErr("make the mount of {} read-only", path);
   }
   return mount;
 }
 
 Result<void> AttachMount(const unique_fd& mount, const std::string& path) {
-  if (move_mount(mount.get(), "", AT_FDCWD, path.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) return SysErr("attach mount at {}", path);
+  if (move_mount(mount.get(), "", AT_FDCWD, path.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0)
+    return SysErr("attach mount at {}", path);
   return {};
 }
 
 Result<void> DetachMount(const std::string& path) {
-  if (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL && errno != ENOENT) return SysErr("unmount {}", path);
+  if (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL && errno != ENOENT)
+    return SysErr("unmount {}", path);
   return {};
 }
 

@@ -20,7 +20,8 @@ namespace {
 Result<void> CheckOwnerName(const std::string& owner) {
   auto good = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.'; };
   if (owner.empty() || owner.size() > 128 || owner[0] == '.' || !std::ranges::all_of(owner, good))
-    return Err(Code::kInvalidArgument, "snapshot owner {:?}: want 1 to 128 letters, digits, '-', '_' or '.', not beginning with '.'",
+    return Err(Code::kInvalidArgument,
+               "snapshot owner {:?}: want 1 to 128 letters, digits, '-', '_' or '.', not beginning with '.'",
                std::string_view(owner).substr(0, 140));
   return {};
 }
@@ -52,9 +53,10 @@ Result<void> CopyRootMetadata(const std::string& lower, const std::string& upper
   return {};
 }
 
-// Adds up a directory without following anything out of it. Directories are reopened by name below their parent's descriptor.
-Result<void> AddUsage(int parent, const std::string& name, const std::string& path, std::set<std::pair<dev_t, ino_t>>& seen, Usage& usage,
-                      int depth) {
+// Adds up a directory without following anything out of it. Directories are reopened by name below their parent's
+// descriptor.
+Result<void> AddUsage(int parent, const std::string& name, const std::string& path,
+                      std::set<std::pair<dev_t, ino_t>>& seen, Usage& usage, int depth) {
   if (depth > 1024) return Err(Code::kResourceExhausted, "{}: more than 1024 directories deep", path);
   unique_fd fd = TRY(OpenAt(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   std::unique_ptr<DIR, int (*)(DIR*)> directory(fdopendir(fd.get()), closedir);
@@ -69,7 +71,7 @@ Result<void> AddUsage(int parent, const std::string& name, const std::string& pa
     if (child == "." || child == "..") continue;
     struct stat st;
     if (fstatat(at, child.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
-      if (errno == ENOENT) continue;        // the container is at work in it
+      if (errno == ENOENT) continue;  // the container is at work in it
       return SysErr("read metadata of {}/{}", path, child);
     }
     if (!S_ISDIR(st.st_mode) && st.st_nlink > 1 && !seen.insert({st.st_dev, st.st_ino}).second) continue;
@@ -87,7 +89,8 @@ Result<RootFs> LayerSnapshotter::Prepare(const std::string& owner, const std::ve
                                          const Deadline& until) {
   TRY(CheckOwnerName(owner));
   if (layers.size() > kMaxLowers)
-    return Err(Code::kInvalidArgument, "snapshot {}: {} layers, at most {} can be stacked", owner, layers.size(), kMaxLowers);
+    return Err(Code::kInvalidArgument, "snapshot {}: {} layers, at most {} can be stacked", owner, layers.size(),
+               kMaxLowers);
   auto held = TRY(owner_locks_.Acquire(owner, until, "snapshot"));
   Use use(*this);
   TRY(Pin(use, layers));
@@ -98,7 +101,8 @@ Result<RootFs> LayerSnapshotter::Prepare(const std::string& owner, const std::ve
     fresh = known == owners_.end();
     if (!fresh) {
       const Owner& old = known->second;
-      bool same = old.chain.empty() || old.layers.empty() ? old.chain.empty() || old.chain == ChainId(layers) : old.layers == layers;
+      bool same = old.chain.empty() || old.layers.empty() ? old.chain.empty() || old.chain == ChainId(layers)
+                                                          : old.layers == layers;
       if (!same || old.read_only != read_only)
         return Err(Code::kConflict, "snapshot {}: exists on other layers or with other access", owner);
     }

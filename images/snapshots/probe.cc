@@ -22,7 +22,7 @@
 namespace berth::images {
 namespace {
 
-constexpr int kProbeVersion = 1;          // raise it with any change of what is asked
+constexpr int kProbeVersion = 1;  // raise it with any change of what is asked
 constexpr std::string_view kContent = "berth probes the kernel\n";
 constexpr std::string_view kXattr = "trusted.berth.probe";
 constexpr std::string_view kScratch = ".probe-";
@@ -57,7 +57,7 @@ Tree ProbeTree(uint64_t file_size) {
     Result<unique_fd> Open(const std::string& path) override { return Err(Code::kNotFound, "{}", path); }
   } nothing;
   auto tree = Tree::Build(std::move(entries), &nothing);
-  if (!tree) abort();                     // constants
+  if (!tree) abort();  // constants
   return std::move(*tree);
 }
 
@@ -72,11 +72,11 @@ Result<void> WriteIndex(const std::string& path, uint64_t file_size, uint64_t cl
 
 // The text of what did not work, or empty.
 std::string Explain(const Error& error) {
-  if (error.sys == ENODEV)
-    return "this kernel has no EROFS (CONFIG_EROFS_FS, module erofs): " + error.what;
+  if (error.sys == ENODEV) return "this kernel has no EROFS (CONFIG_EROFS_FS, module erofs): " + error.what;
   if (error.sys == ENOTBLK || error.sys == EINVAL)
     return "this kernel or the filesystem of the data root cannot mount EROFS from a file (Linux 6.12 or newer with "
-           "CONFIG_EROFS_FS_BACKED_BY_FILE, data root not on tmpfs or overlayfs): " + error.what;
+           "CONFIG_EROFS_FS_BACKED_BY_FILE, data root not on tmpfs or overlayfs): " +
+           error.what;
   return error.what;
 }
 
@@ -105,15 +105,19 @@ Result<std::string> TryErofs(const std::string& directory) {
   if (*content != data) return "reading through an index gives other bytes than the tar has";
   unique_fd file = TRY(OpenAt(mount->get(), "file", O_RDONLY));
   char value[16];
-  if (fgetxattr(file.get(), kXattr.data(), value, sizeof value) != 5) return "EROFS does not show extended attributes (CONFIG_EROFS_FS_XATTR)";
+  if (fgetxattr(file.get(), kXattr.data(), value, sizeof value) != 5)
+    return "EROFS does not show extended attributes (CONFIG_EROFS_FS_XATTR)";
   struct stat st;
-  if (fstatat(mount->get(), "dir/gone", &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISCHR(st.st_mode)) return "EROFS does not show whiteouts";
+  if (fstatat(mount->get(), "dir/gone", &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISCHR(st.st_mode))
+    return "EROFS does not show whiteouts";
   file.reset();
 
   auto truncated = MountErofs(bad, tar);
   if (!truncated) return Explain(truncated.error());
   auto beyond = ReadAt(*truncated, "file", 4096, 512 << 10);
-  if (beyond) return "this kernel hands out zeros where a tar is too short, instead of an error (it lacks the repair of commit eade54040384)";
+  if (beyond)
+    return "this kernel hands out zeros where a tar is too short, instead of an error (it lacks the repair of commit "
+           "eade54040384)";
   if (beyond.error().sys != EIO) return "reading past a short tar: " + beyond.error().what;
 
   // What containers do: an overlay on top, with copy-up and rename.
@@ -123,9 +127,11 @@ Result<std::string> TryErofs(const std::string& directory) {
   auto overlay = MountOverlay({{at}, upper, work});
   (void)DetachMount(at);
   if (!overlay) return "overlayfs on EROFS: " + overlay.error().what;
-  if (fstatat(overlay->get(), "dir/gone", &st, AT_SYMLINK_NOFOLLOW) == 0) return "overlayfs does not apply whiteouts of EROFS layers";
+  if (fstatat(overlay->get(), "dir/gone", &st, AT_SYMLINK_NOFOLLOW) == 0)
+    return "overlayfs does not apply whiteouts of EROFS layers";
   if (fchmodat(overlay->get(), "file", 0600, 0) != 0) return "overlayfs cannot copy up from EROFS: " + ErrnoText(errno);
-  if (renameat(overlay->get(), "file", overlay->get(), "moved") != 0) return "overlayfs cannot rename on EROFS: " + ErrnoText(errno);
+  if (renameat(overlay->get(), "file", overlay->get(), "moved") != 0)
+    return "overlayfs cannot rename on EROFS: " + ErrnoText(errno);
   auto moved = ReadAt(*overlay, "moved", 1024, 0);
   if (!moved || *moved != data) return "overlayfs loses bytes when it copies up from EROFS";
   return std::string();
@@ -153,13 +159,15 @@ void SweepScratch(const Layout& layout) {
     if (!std::string_view(entry->d_name).starts_with(kScratch)) continue;
     std::string path = fmt::format("{}/{}", layout.root, entry->d_name);
     umount2((path + "/at").c_str(), MNT_DETACH);
-    if (auto removed = RemoveTree(path); !removed) log::Warn("probe.leftover_stays", {{"path", path}, {"error", removed.error()}});
+    if (auto removed = RemoveTree(path); !removed)
+      log::Warn("probe.leftover_stays", {{"path", path}, {"error", removed.error()}});
   }
 }
 
 // Directories as the kernel will name them in its mount table.
 Result<std::string> Canonical(const std::string& name, const std::string& path, unsigned mode) {
-  if (path.empty() || path.front() != '/') return Err(Code::kInvalidArgument, "{} {:?}: want an absolute path", name, path);
+  if (path.empty() || path.front() != '/')
+    return Err(Code::kInvalidArgument, "{} {:?}: want an absolute path", name, path);
   TRY(MakeDirs(path, mode));
   std::unique_ptr<char, void (*)(void*)> real(realpath(path.c_str(), nullptr), free);
   if (!real) return SysErr("resolve {}", path);
@@ -179,7 +187,8 @@ Result<ErofsProbe> ProbeErofs(const Layout& layout, bool fresh) {
   if (stat(layout.root.c_str(), &st) != 0) return SysErr("read metadata of {}", layout.root);
   utsname names;
   uname(&names);
-  std::string key = fmt::format("{} {} {} {}:{}", kProbeVersion, kErofsWriterVersion, names.release, major(st.st_dev), minor(st.st_dev));
+  std::string key = fmt::format("{} {} {} {}:{}", kProbeVersion, kErofsWriterVersion, names.release, major(st.st_dev),
+                                minor(st.st_dev));
   std::string yes = key + " works\n", no = key + " refused " + BootId() + " ";
   if (!fresh) {
     if (auto kept = ReadFile(layout.Probe(), 4096)) {
@@ -201,11 +210,13 @@ Result<void> ProbeOverlay(const Layout& layout) {
     TRY(WriteFileAtomic(lower + "/file", "x"));
     auto refuse = [&](const std::string& why) {
       return Err(Code::kFailedPrecondition,
-                 "data root {}: overlayfs cannot write on its filesystem ({}): put it on ext4, xfs or btrfs; inside a container, on a volume",
+                 "data root {}: overlayfs cannot write on its filesystem ({}): put it on ext4, xfs or btrfs; inside a "
+                 "container, on a volume",
                  layout.root, why);
     };
     auto mount = MountOverlay({{lower}, upper, work});
-    if (!mount && mount.error().sys == ENODEV) return Err(Code::kFailedPrecondition, "this kernel has no overlayfs (CONFIG_OVERLAY_FS, module overlay)");
+    if (!mount && mount.error().sys == ENODEV)
+      return Err(Code::kFailedPrecondition, "this kernel has no overlayfs (CONFIG_OVERLAY_FS, module overlay)");
     if (!mount) return refuse(mount.error().what);
     if (unlinkat(mount->get(), "file", 0) != 0) return refuse("whiteout: " + ErrnoText(errno));
     return {};
@@ -216,22 +227,31 @@ Result<std::unique_ptr<Snapshotter>> OpenSnapshotter(const Options& options, Db&
   const std::string& wanted = options.snapshotter;
   if (wanted != "auto" && wanted != "erofs" && wanted != "directory")
     return Err(Code::kInvalidArgument, "images.snapshotter: {:?}: want auto, erofs or directory", wanted);
-  Layout layout{TRY(Canonical("data directory", options.root, 0711)), TRY(Canonical("run directory", options.run, 0711))};
+  Layout layout{TRY(Canonical("data directory", options.root, 0711)),
+                TRY(Canonical("run directory", options.run, 0711))};
   // The longest paths given to the kernel, see mount.h.
-  std::string index = MakeErofsViews(layout)->Path({Digest::Of(""), std::string(32, 'x')}), upper = layout.Owner(std::string(128, 'x')) + "/upper";
+  std::string index = MakeErofsViews(layout)->Path({Digest::Of(""), std::string(32, 'x')}),
+              upper = layout.Owner(std::string(128, 'x')) + "/upper";
   if (size_t longest = std::max(index.size(), upper.size()); longest > kMaxMountPath)
-    return Err(Code::kInvalidArgument, "data directory {:?}: too long by {} bytes", layout.root, longest - kMaxMountPath);
+    return Err(Code::kInvalidArgument, "data directory {:?}: too long by {} bytes", layout.root,
+               longest - kMaxMountPath);
   if (std::string mounts = layout.Mounts(); mounts.size() + 33 > kMaxMountPath)
-    return Err(Code::kInvalidArgument, "run directory {:?}: too long by {} bytes", layout.run, mounts.size() + 33 - kMaxMountPath);
+    return Err(Code::kInvalidArgument, "run directory {:?}: too long by {} bytes", layout.run,
+               mounts.size() + 33 - kMaxMountPath);
   SweepScratch(layout);
   TRY(ProbeOverlay(layout));
   ErofsProbe probe;
   if (wanted != "directory") probe = TRY(ProbeErofs(layout, wanted == "erofs"));
   if (wanted == "erofs" && !probe.works)
-    return Err(Code::kFailedPrecondition, "images.snapshotter is erofs, but {}; \"auto\" would unpack layers to directories instead", probe.reason);
+    return Err(Code::kFailedPrecondition,
+               "images.snapshotter is erofs, but {}; \"auto\" would unpack layers to directories instead",
+               probe.reason);
   std::unique_ptr<ViewKind> kind = probe.works ? MakeErofsViews(layout) : MakeTreeViews(layout);
-  log::Info("snapshotter.chosen", {{"kind", kind->name()}, {"configured", wanted},
-                                   {"reason", wanted == "directory" ? "configured" : probe.works ? "probe passed" : probe.reason},
+  log::Info("snapshotter.chosen", {{"kind", kind->name()},
+                                   {"configured", wanted},
+                                   {"reason", wanted == "directory" ? "configured"
+                                              : probe.works         ? "probe passed"
+                                                                    : probe.reason},
                                    {"probe_cached", probe.cached}});
   LayerSnapshotter::Config config;
   config.layout = layout;

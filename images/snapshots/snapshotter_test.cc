@@ -5,12 +5,14 @@
 #include "base/child.h"
 #include "images/snapshots/failpoints.h"
 #include "images/snapshots/layer_snapshotter.h"
+#include "images/snapshots/life_contract.h"
+#include "images/snapshots/meaning_contract.h"
 #include "images/snapshots/mount.h"
-#include "images/snapshots/snapshotter_contract.h"
 
 namespace berth::images {
 
-INSTANTIATE_TEST_SUITE_P(Kinds, SnapshotterContract, ::testing::Values(SnapshotterCase{"erofs"}, SnapshotterCase{"directory"}),
+INSTANTIATE_TEST_SUITE_P(Kinds, SnapshotterContract,
+                         ::testing::Values(SnapshotterCase{"erofs"}, SnapshotterCase{"directory"}),
                          [](const auto& info) { return info.param.kind; });
 
 // What only this kind can show.
@@ -19,8 +21,9 @@ INSTANTIATE_TEST_SUITE_P(Only, ErofsSnapshotter, ::testing::Values(SnapshotterCa
 
 TEST_P(ErofsSnapshotter, OwnersShareOneMountALayer) {
   Digest layer = Add(TarMaker().Dir("./").File("f", std::string(1 << 20, 'x')));
-  EXPECT_THAT(LayerMounts(), IsEmpty());   // mounted on first use
-  auto a = snapshotter_->Prepare("a", {layer}, false, Deadline::Never()), b = snapshotter_->Prepare("b", {layer}, true, Deadline::Never());
+  EXPECT_THAT(LayerMounts(), IsEmpty());  // mounted on first use
+  auto a = snapshotter_->Prepare("a", {layer}, false, Deadline::Never()),
+       b = snapshotter_->Prepare("b", {layer}, true, Deadline::Never());
   ASSERT_TRUE(IsOk(a));
   ASSERT_TRUE(IsOk(b));
   EXPECT_EQ(LayerMounts().size(), 1u);
@@ -30,7 +33,7 @@ TEST_P(ErofsSnapshotter, OwnersShareOneMountALayer) {
   EXPECT_EQ(LayerMounts().size(), 1u);
   ASSERT_TRUE(IsOk(snapshotter_->Drop("b")));
   home.DetachIdle(std::chrono::hours(1));
-  EXPECT_EQ(LayerMounts().size(), 1u);     // warm for the next one
+  EXPECT_EQ(LayerMounts().size(), 1u);  // warm for the next one
   home.DetachIdle(std::chrono::milliseconds(0));
   EXPECT_THAT(LayerMounts(), IsEmpty());
   EXPECT_THAT(Look(b->mount.get()), Contains(Key("f")));
@@ -116,7 +119,8 @@ TEST_P(ErofsSnapshotter, TmpfsIsRefusedWithTheReason) {
 }
 
 TEST_P(ErofsSnapshotter, LayersServeBothKinds) {
-  Digest lower = Add(TarMaker().Dir("./").File("f", "x")), upper = Add(TarMaker().Dir("./").Whiteout("", "f").File("g", "y"), {lower});
+  Digest lower = Add(TarMaker().Dir("./").File("f", "x")),
+         upper = Add(TarMaker().Dir("./").Whiteout("", "f").File("g", "y"), {lower});
   auto expected = LookAt({lower, upper}, {.metadata = true});
   snapshotter_.reset();
   Options options;
@@ -146,9 +150,11 @@ TEST_P(ErofsSnapshotter, OverlaysAsBeforeLowersWereGivenOneByOne) {
     OverlayRequest request{lowers, base_ + "/up", base_ + "/work"};
     auto mount = by_string ? MountOverlayByString(request) : MountOverlay(request);
     ASSERT_TRUE(IsOk(mount));
-    EXPECT_THAT(Look(mount->get()), ElementsAre(Key("."), Key("file1"), Key("file2"), Key("file3"), Pair("top", "f 644 \"e\\\\f\"")));
+    EXPECT_THAT(Look(mount->get()),
+                ElementsAre(Key("."), Key("file1"), Key("file2"), Key("file3"), Pair("top", "f 644 \"e\\\\f\"")));
   }
-  EXPECT_TRUE(IsErr(MountOverlayByString({std::vector<std::string>(100, base_ + std::string(40, 'x')), {}, {}}), Code::kFailedPrecondition, "6.5"));
+  EXPECT_TRUE(IsErr(MountOverlayByString({std::vector<std::string>(100, base_ + std::string(40, 'x')), {}, {}}),
+                    Code::kFailedPrecondition, "6.5"));
   EXPECT_TRUE(IsOk(MountsAt(base_)));
   EXPECT_THAT(*MountsAt(base_ + "/lowers"), IsEmpty());
 }
@@ -186,7 +192,7 @@ TEST_P(ErofsSnapshotter, DirectoriesBehindLinks) {
   ASSERT_TRUE(IsOk(second));
   ASSERT_TRUE(IsOk((*second)->Collect({"o"})));
   EXPECT_EQ(LayerMounts(), mounts);
-  EXPECT_EQ(MountsAt(run_->path())->size(), 2u);      // the mount point and the layer, once each
+  EXPECT_EQ(MountsAt(run_->path())->size(), 2u);  // the mount point and the layer, once each
   ASSERT_TRUE(IsOk((*second)->Drop("o")));
   second->reset();
   unlink(link.c_str());
@@ -196,7 +202,8 @@ TEST_P(ErofsSnapshotter, DirectoriesBehindLinks) {
   EXPECT_TRUE(IsErr(OpenSnapshotter(options, *db_), Code::kInvalidArgument, "too long"));
 }
 
-// ---- death at each step -------------------------------------------------------------------------------------------------
+// ---- death at each step
+// -------------------------------------------------------------------------------------------------
 
 // What the crash tests start as a process of its own, which dies at the failpoint in its environment.
 TEST(CrashVictim, DISABLED_DoesEverything) {
@@ -222,7 +229,8 @@ TEST(CrashVictim, DISABLED_DoesEverything) {
 }
 
 class SnapshotterCrash : public SnapshotterContract {};
-INSTANTIATE_TEST_SUITE_P(Kinds, SnapshotterCrash, ::testing::Values(SnapshotterCase{"erofs"}, SnapshotterCase{"directory"}),
+INSTANTIATE_TEST_SUITE_P(Kinds, SnapshotterCrash,
+                         ::testing::Values(SnapshotterCase{"erofs"}, SnapshotterCase{"directory"}),
                          [](const auto& info) { return info.param.kind; });
 
 TEST_P(SnapshotterCrash, NothingIsLeftThatNoRecordOwns) {
@@ -233,9 +241,11 @@ TEST_P(SnapshotterCrash, NothingIsLeftThatNoRecordOwns) {
     ASSERT_TRUE(IsOk(RemoveTree(base_)));
     ASSERT_TRUE(IsOk(MakeDirs(base_)));
     Command victim;
-    victim.argv = {std::filesystem::read_symlink("/proc/self/exe").string(), "--gtest_filter=CrashVictim.*", "--gtest_also_run_disabled_tests"};
-    victim.env = {fmt::format("BERTH_FAILPOINT={}", failpoint), "BERTH_TEST_ROOT=" + base_, "BERTH_TEST_RUN=" + run_->path(),
-                  "BERTH_TEST_KIND=" + GetParam().kind, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+    victim.argv = {std::filesystem::read_symlink("/proc/self/exe").string(), "--gtest_filter=CrashVictim.*",
+                   "--gtest_also_run_disabled_tests"};
+    victim.env = {fmt::format("BERTH_FAILPOINT={}", failpoint), "BERTH_TEST_ROOT=" + base_,
+                  "BERTH_TEST_RUN=" + run_->path(), "BERTH_TEST_KIND=" + GetParam().kind,
+                  "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
     auto died = berth::Run(victim, Deadline::After(std::chrono::seconds(60)));
     ASSERT_TRUE(IsOk(died));
     ASSERT_EQ(died->exit_code, 128 + SIGKILL) << died->out;
@@ -266,9 +276,10 @@ TEST_P(SnapshotterCrash, AnOwnerSurvivesTheAgent) {
   snapshotter_.reset();
   db_.reset();
   Command victim;
-  victim.argv = {std::filesystem::read_symlink("/proc/self/exe").string(), "--gtest_filter=CrashVictim.*", "--gtest_also_run_disabled_tests"};
-  victim.env = {"BERTH_FAILPOINT=prepare.mounted", "BERTH_TEST_ROOT=" + base_, "BERTH_TEST_RUN=" + run_->path(), "BERTH_TEST_KIND=" + GetParam().kind,
-                "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  victim.argv = {std::filesystem::read_symlink("/proc/self/exe").string(), "--gtest_filter=CrashVictim.*",
+                 "--gtest_also_run_disabled_tests"};
+  victim.env = {"BERTH_FAILPOINT=prepare.mounted", "BERTH_TEST_ROOT=" + base_, "BERTH_TEST_RUN=" + run_->path(),
+                "BERTH_TEST_KIND=" + GetParam().kind, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   auto died = berth::Run(victim, Deadline::After(std::chrono::seconds(60)));
   ASSERT_TRUE(IsOk(died));
   auto mounts = LayerMounts();
@@ -276,7 +287,8 @@ TEST_P(SnapshotterCrash, AnOwnerSurvivesTheAgent) {
   Reopen();
   ASSERT_TRUE(IsOk(snapshotter_->Collect({"owner"})));
   EXPECT_EQ(LayerMounts(), mounts);
-  Digest lower = Digest::Of(TarMaker().Dir("./").File("f", std::string(1 << 20, 'x')).Finish()), upper = Digest::Of(TarMaker().File("d/g", "y").Finish());
+  Digest lower = Digest::Of(TarMaker().Dir("./").File("f", std::string(1 << 20, 'x')).Finish()),
+         upper = Digest::Of(TarMaker().File("d/g", "y").Finish());
   EXPECT_TRUE(IsErr(snapshotter_->RemoveLayer(lower), Code::kConflict, "owner"));
   auto root = snapshotter_->Prepare("owner", {lower, upper}, false, Deadline::Never());
   ASSERT_TRUE(IsOk(root));

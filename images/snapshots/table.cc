@@ -4,7 +4,9 @@ namespace berth::images {
 namespace {
 
 Result<void> PutView(Db::Txn& t, std::string_view kind, const ViewRow& v) {
-  TRY(t.Exec("INSERT OR REPLACE INTO layer_views(diff_id, kind, key, version, bytes, inodes, empty, sha256) VALUES(?,?,?,?,?,?,?,?)",
+  TRY(
+      t.Exec("INSERT OR REPLACE INTO layer_views(diff_id, kind, key, version, bytes, inodes, empty, sha256) "
+             "VALUES(?,?,?,?,?,?,?,?)",
              v.id.diff_id.str(), kind, v.id.key, v.version, v.bytes, v.inodes, v.empty, v.sha256));
   return {};
 }
@@ -24,12 +26,13 @@ std::vector<Digest> ParseLayers(std::string_view text) {
 }  // namespace
 
 Result<void> LayerTable::Migrate() {
-  return db_.Migrate("snapshots", {
-      "CREATE TABLE layers(diff_id TEXT PRIMARY KEY, tar_size INTEGER NOT NULL) WITHOUT ROWID;"
-      "CREATE TABLE layer_views(diff_id TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL,"
-      " bytes INTEGER NOT NULL, inodes INTEGER NOT NULL, empty INTEGER NOT NULL, sha256 TEXT NOT NULL,"
-      " PRIMARY KEY(diff_id, kind, key)) WITHOUT ROWID;"
-      "CREATE TABLE layer_chains(id TEXT PRIMARY KEY, layers TEXT NOT NULL) WITHOUT ROWID;"});
+  return db_.Migrate("snapshots",
+                     {"CREATE TABLE layers(diff_id TEXT PRIMARY KEY, tar_size INTEGER NOT NULL) WITHOUT ROWID;"
+                      "CREATE TABLE layer_views(diff_id TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, version "
+                      "INTEGER NOT NULL,"
+                      " bytes INTEGER NOT NULL, inodes INTEGER NOT NULL, empty INTEGER NOT NULL, sha256 TEXT NOT NULL,"
+                      " PRIMARY KEY(diff_id, kind, key)) WITHOUT ROWID;"
+                      "CREATE TABLE layer_chains(id TEXT PRIMARY KEY, layers TEXT NOT NULL) WITHOUT ROWID;"});
 }
 
 Result<std::vector<LayerRow>> LayerTable::Layers() {
@@ -42,18 +45,26 @@ Result<std::vector<LayerRow>> LayerTable::Layers() {
 
 Result<std::vector<ViewRow>> LayerTable::Views(std::string_view kind) {
   std::vector<ViewRow> rows;
-  TRY(db_.Each("SELECT diff_id, key, version, bytes, inodes, empty, sha256 FROM layer_views WHERE kind = ?", [&](const Db::Row& r) {
-    auto diff_id = Digest::Parse(r.Text(0));
-    if (!diff_id) return;
-    rows.push_back({{*diff_id, r.Text(1)}, static_cast<int>(r.Int(2)), static_cast<uint64_t>(r.Int(3)), static_cast<uint64_t>(r.Int(4)),
-                    r.Int(5) != 0, r.Text(6)});
-  }, kind));
+  TRY(db_.Each(
+      "SELECT diff_id, key, version, bytes, inodes, empty, sha256 FROM layer_views WHERE kind = ?",
+      [&](const Db::Row& r) {
+        auto diff_id = Digest::Parse(r.Text(0));
+        if (!diff_id) return;
+        rows.push_back({{*diff_id, r.Text(1)},
+                        static_cast<int>(r.Int(2)),
+                        static_cast<uint64_t>(r.Int(3)),
+                        static_cast<uint64_t>(r.Int(4)),
+                        r.Int(5) != 0,
+                        r.Text(6)});
+      },
+      kind));
   return rows;
 }
 
 Result<std::map<std::string, std::vector<Digest>>> LayerTable::Chains() {
   std::map<std::string, std::vector<Digest>> chains;
-  TRY(db_.Each("SELECT id, layers FROM layer_chains", [&](const Db::Row& r) { chains[r.Text(0)] = ParseLayers(r.Text(1)); }));
+  TRY(db_.Each("SELECT id, layers FROM layer_chains",
+               [&](const Db::Row& r) { chains[r.Text(0)] = ParseLayers(r.Text(1)); }));
   return chains;
 }
 
@@ -84,7 +95,8 @@ Result<void> LayerTable::Drop(const Digest& diff_id) {
 }
 
 Result<void> LayerTable::Drop(std::string_view kind, const ViewId& view) {
-  TRY(db_.Exec("DELETE FROM layer_views WHERE diff_id = ? AND kind = ? AND key = ?", view.diff_id.str(), kind, view.key));
+  TRY(db_.Exec("DELETE FROM layer_views WHERE diff_id = ? AND kind = ? AND key = ?", view.diff_id.str(), kind,
+               view.key));
   return {};
 }
 

@@ -8,7 +8,7 @@
 
 namespace berth::images {
 
-struct ViewId {                  // a layer in a form that can be mounted: see layout.h for the key
+struct ViewId {  // a layer in a form that can be mounted: see layout.h for the key
   Digest diff_id;
   std::string key;
   auto operator<=>(const ViewId&) const = default;
@@ -16,11 +16,11 @@ struct ViewId {                  // a layer in a form that can be mounted: see l
 
 struct ViewRow {
   ViewId id;
-  int version = 0;               // of the writer
-  uint64_t bytes = 0;            // on disk
-  uint64_t inodes = 0;           // on disk: 1 for an index, all of a tree
-  bool empty = false;            // the layer says nothing at all
-  std::string sha256;            // of an index; empty for a tree
+  int version = 0;      // of the writer
+  uint64_t bytes = 0;   // on disk
+  uint64_t inodes = 0;  // on disk: 1 for an index, all of a tree
+  bool empty = false;   // the layer says nothing at all
+  std::string sha256;   // of an index; empty for a tree
 };
 
 struct LayerRow {
@@ -28,7 +28,7 @@ struct LayerRow {
   uint64_t tar_size = 0;
 };
 
-class LayerTable {               // thread-safe, as Db is
+class LayerTable {  // thread-safe, as Db is
  public:
   explicit LayerTable(Db& db) : db_(db) {}
   Result<void> Migrate();
@@ -39,7 +39,7 @@ class LayerTable {               // thread-safe, as Db is
   Result<void> Put(const LayerRow& layer, std::string_view kind, const ViewRow& view);
   Result<void> Put(std::string_view kind, const ViewRow& view);
   Result<void> PutChain(const std::string& id, const std::vector<Digest>& layers);
-  Result<void> Drop(const Digest& diff_id);                      // the layer and all views of it
+  Result<void> Drop(const Digest& diff_id);  // the layer and all views of it
   Result<void> Drop(std::string_view kind, const ViewId& view);
   Result<void> DropChain(const std::string& id);
 

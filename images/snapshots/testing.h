@@ -1,5 +1,6 @@
 #pragma once
-// For tests with privileges: a filesystem of their own to keep layers on, and what a root filesystem looks like in text.
+// For tests with privileges: a filesystem of their own to keep layers on, and what a root filesystem looks like in
+// text.
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/loop.h>
@@ -25,7 +26,8 @@ inline std::string EnterMountNamespace() {
   static std::string why = [] {
     if (geteuid() != 0) return std::string("needs root");
     if (unshare(CLONE_NEWNS) != 0) return "unshare(CLONE_NEWNS): " + ErrnoText(errno);
-    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return "make mounts private: " + ErrnoText(errno);
+    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
+      return "make mounts private: " + ErrnoText(errno);
     return std::string();
   }();
   return why;
@@ -48,7 +50,9 @@ class LoopDisk {
     unique_fd file(memfd_create("disk", MFD_CLOEXEC));
     std::string image = fmt::format("/proc/{}/fd/{}", getpid(), file.get());
     if (ftruncate(file.get(), static_cast<off_t>(megabytes) << 20) != 0) return Fail("size the image");
-    std::string make = fmt::format("mkfs.ext4 -q -F -m 0 -b 4096 -N 16384 -O ^has_journal -E lazy_itable_init=0,nodiscard '{}' >/dev/null 2>&1", image);
+    std::string make = fmt::format(
+        "mkfs.ext4 -q -F -m 0 -b 4096 -N 16384 -O ^has_journal -E lazy_itable_init=0,nodiscard '{}' >/dev/null 2>&1",
+        image);
     if (system(make.c_str()) != 0) return Fail("run mkfs.ext4");
     unique_fd control(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
     if (!control) return Fail("open /dev/loop-control");
@@ -62,7 +66,7 @@ class LoopDisk {
       config.fd = static_cast<uint32_t>(file.get());
       config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
       if (ioctl(loop.get(), LOOP_CONFIGURE, &config) != 0) {
-        if (errno == EBUSY) continue;     // somebody else took it meanwhile
+        if (errno == EBUSY) continue;  // somebody else took it meanwhile
         return Fail("set up a loop device");
       }
       if (mount(device.c_str(), path_.c_str(), "ext4", MS_NOATIME, nullptr) != 0) return Fail("mount the loop device");
@@ -77,7 +81,8 @@ class LoopDisk {
   bool mounted_ = false;
 };
 
-inline Result<Digest> Import(Snapshotter& snapshotter, std::string_view tar, const std::vector<Digest>& parents = {}, size_t chunk = 100'000) {
+inline Result<Digest> Import(Snapshotter& snapshotter, std::string_view tar, const std::vector<Digest>& parents = {},
+                             size_t chunk = 100'000) {
   Digest diff_id = Digest::Of(tar);
   auto writer = TRY(snapshotter.Begin(parents));
   for (std::string_view rest = tar; !rest.empty();) {
@@ -90,7 +95,7 @@ inline Result<Digest> Import(Snapshotter& snapshotter, std::string_view tar, con
 }
 
 struct LookOptions {
-  bool metadata = false;     // owner, time, xattrs and link count of everything, and contents as digests
+  bool metadata = false;  // owner, time, xattrs and link count of everything, and contents as digests
 };
 
 // Every path below `root`, with what is there: "f 644 \"content\"", "d 755", "l target", "c 600 1:3", "p 644".
@@ -130,7 +135,8 @@ inline void LookInto(int parent, const std::string& name, const std::string& pre
     } else if (S_ISFIFO(st.st_mode)) {
       text = fmt::format("p {:o}", st.st_mode & 07777);
     } else {
-      text = fmt::format("{} {:o} {}:{}", S_ISCHR(st.st_mode) ? 'c' : 'b', st.st_mode & 07777, major(st.st_rdev), minor(st.st_rdev));
+      text = fmt::format("{} {:o} {}:{}", S_ISCHR(st.st_mode) ? 'c' : 'b', st.st_mode & 07777, major(st.st_rdev),
+                         minor(st.st_rdev));
     }
     if (options.metadata) {
       text += fmt::format(" {}:{} {}.{:09}", st.st_uid, st.st_gid, st.st_mtim.tv_sec, st.st_mtim.tv_nsec);

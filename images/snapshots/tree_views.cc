@@ -8,11 +8,11 @@
 namespace berth::images {
 namespace {
 
-constexpr int kTreeVersion = 1;   // raise it with any change of what Unpack makes
+constexpr int kTreeVersion = 1;  // raise it with any change of what Unpack makes
 
-// The tar stays beside the tree. It costs the layer's size once more, and gives what pushing and saving need (the very bytes of
-// the diffID), a tree that can be made anew when damaged, and a store that a machine takes along when it moves to a kernel
-// with EROFS.
+// The tar stays beside the tree. It costs the layer's size once more, and gives what pushing and saving need (the very
+// bytes of the diffID), a tree that can be made anew when damaged, and a store that a machine takes along when it moves
+// to a kernel with EROFS.
 class TreeViews : public ViewKind {
  public:
   explicit TreeViews(const Layout& layout) : layout_(layout) {}
@@ -20,7 +20,9 @@ class TreeViews : public ViewKind {
   std::string_view name() const override { return "directory"; }
   int version() const override { return kTreeVersion; }
   std::string directory() const override { return layout_.Trees(); }
-  std::string Path(const ViewId& id) const override { return fmt::format("{}/{}.{}", layout_.Trees(), id.diff_id.hex(), id.key); }
+  std::string Path(const ViewId& id) const override {
+    return fmt::format("{}/{}.{}", layout_.Trees(), id.diff_id.hex(), id.key);
+  }
 
   Result<ViewRow> Build(const BuildRequest& request, const std::string& temporary) override {
     UnpackResult made = TRY(Unpack(request.tree, request.tar, request.lower, temporary));
@@ -44,7 +46,9 @@ class TreeViews : public ViewKind {
   std::string LowerPath(const ViewRow& row) const override { return Path(row.id); }
   Result<void> Attach(const ViewRow&, const std::string&) override { return {}; }
   Result<void> Detach(const ViewRow&) override { return {}; }
-  Result<std::vector<std::pair<std::string, std::string>>> Attached() override { return std::vector<std::pair<std::string, std::string>>(); }
+  Result<std::vector<std::pair<std::string, std::string>>> Attached() override {
+    return std::vector<std::pair<std::string, std::string>>();
+  }
   Result<void> DetachPath(const std::string&) override { return {}; }
 
  private:

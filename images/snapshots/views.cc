@@ -36,7 +36,8 @@ Result<void> LayerSnapshotter::Pin(Use& use, const std::vector<Digest>& layers) 
   return {};
 }
 
-const LayerSnapshotter::View* LayerSnapshotter::FindViewLocked(const Digest& diff_id, const std::vector<Digest>& below) const {
+const LayerSnapshotter::View* LayerSnapshotter::FindViewLocked(const Digest& diff_id,
+                                                               const std::vector<Digest>& below) const {
   auto find = [&](std::string key) -> const View* {
     auto it = views_.find({diff_id, std::move(key)});
     return it == views_.end() ? nullptr : &it->second;
@@ -47,7 +48,8 @@ const LayerSnapshotter::View* LayerSnapshotter::FindViewLocked(const Digest& dif
   return find(ChainId(below));
 }
 
-Result<std::vector<std::string>> LayerSnapshotter::UseChain(Use& use, const std::vector<Digest>& layers, const Deadline& until) {
+Result<std::vector<std::string>> LayerSnapshotter::UseChain(Use& use, const std::vector<Digest>& layers,
+                                                            const Deadline& until) {
   std::vector<Digest> below;
   std::vector<std::string> lowers;
   std::vector<Digest> of_lower;
@@ -55,7 +57,8 @@ Result<std::vector<std::string>> LayerSnapshotter::UseChain(Use& use, const std:
     ViewRow row = TRY(UseView(use, diff_id, below, lowers, until));
     below.push_back(diff_id);
     if (row.empty) continue;
-    // overlayfs refuses one directory twice, and the lower of two equal layers adds nothing to what the upper one shows.
+    // overlayfs refuses one directory twice, and the lower of two equal layers adds nothing to what the upper one
+    // shows.
     if (auto twin = std::ranges::find(of_lower, diff_id); twin != of_lower.end()) {
       lowers.erase(lowers.begin() + (twin - of_lower.begin()));
       of_lower.erase(twin);
@@ -68,7 +71,7 @@ Result<std::vector<std::string>> LayerSnapshotter::UseChain(Use& use, const std:
 
 Result<ViewRow> LayerSnapshotter::UseView(Use& use, const Digest& diff_id, const std::vector<Digest>& below,
                                           const std::vector<std::string>& lowers, const Deadline& until) {
-  auto take = [&]() -> std::optional<ViewRow> {     // wants mutex_
+  auto take = [&]() -> std::optional<ViewRow> {  // wants mutex_
     const View* found = FindViewLocked(diff_id, below);
     if (found == nullptr || !(found->attached || found->row.empty)) return std::nullopt;
     ++views_[found->row.id].holds;
@@ -121,12 +124,13 @@ Result<void> LayerSnapshotter::CheckTar(const Digest& diff_id) const {
   std::string path = config_.layout.Tar(diff_id);
   struct stat st;
   if (lstat(path.c_str(), &st) != 0) {
-    if (errno == ENOENT) return Err(Code::kDataLoss, "layer {}: {} is gone; remove the image and pull it again", diff_id, path);
+    if (errno == ENOENT)
+      return Err(Code::kDataLoss, "layer {}: {} is gone; remove the image and pull it again", diff_id, path);
     return SysErr("layer {}: {}", diff_id, path);
   }
   if (!S_ISREG(st.st_mode) || static_cast<uint64_t>(st.st_size) != recorded)
-    return Err(Code::kDataLoss, "layer {}: {} has {} bytes, the record says {}; remove the image and pull it again", diff_id, path,
-               st.st_size, recorded);
+    return Err(Code::kDataLoss, "layer {}: {} has {} bytes, the record says {}; remove the image and pull it again",
+               diff_id, path, st.st_size, recorded);
   return {};
 }
 
@@ -148,7 +152,8 @@ void LayerSnapshotter::ForgetTemporary(const std::string& path) {
 }
 
 Result<LayerSnapshotter::BuiltView> LayerSnapshotter::BuildView(const Digest& diff_id, int tar, uint64_t tar_size,
-                                                                std::vector<TarEntry> entries, const std::vector<Digest>& below,
+                                                                std::vector<TarEntry> entries,
+                                                                const std::vector<Digest>& below,
                                                                 const std::function<Result<unique_fd>()>& mount_below) {
   MountedLowerView lower(mount_below);
   Tree tree = TRY(Tree::Build(std::move(entries), below.empty() ? nullptr : &lower));
@@ -167,7 +172,8 @@ Result<LayerSnapshotter::BuiltView> LayerSnapshotter::BuildView(const Digest& di
 }
 
 // Wants the layer's lock. The old view of the same name, if any, is detached and replaced.
-Result<void> LayerSnapshotter::RebuildView(const Digest& diff_id, const std::vector<Digest>& below, const std::vector<std::string>& lowers) {
+Result<void> LayerSnapshotter::RebuildView(const Digest& diff_id, const std::vector<Digest>& below,
+                                           const std::vector<std::string>& lowers) {
   unique_fd tar = TRY(berth::Open(config_.layout.Tar(diff_id), O_RDONLY | O_NOFOLLOW));
   struct stat st;
   if (fstat(tar.get(), &st) != 0) return SysErr("read metadata of {}", config_.layout.Tar(diff_id));
@@ -204,7 +210,7 @@ Result<void> LayerSnapshotter::PublishView(const BuiltView& built) {
   }
   if (old) TRY(kind_->Detach(*old));
   std::string path = kind_->Path(built.row.id);
-  TRY(kind_->Remove(path));                 // a directory cannot be renamed over
+  TRY(kind_->Remove(path));  // a directory cannot be renamed over
   if (rename(built.temporary.c_str(), path.c_str()) != 0) return SysErr("rename {} to {}", built.temporary, path);
   ForgetTemporary(built.temporary);
   return SyncDirectory(kind_->directory());

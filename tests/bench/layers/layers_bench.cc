@@ -3,8 +3,9 @@
 //   berth_bench_layers generate FILE [files] [bytes]      writes a layer like those of large images; prints its diffID
 //   berth_bench_layers run KIND ROOT RUN FILE DIFFID [MOUNTPOINT COMMAND ...]
 //
-// `run` imports FILE through a LayerWriter into the data root ROOT with snapshotter KIND (erofs, directory), mounts it read-only at
-// MOUNTPOINT and runs COMMAND there, removes the layer, and prints `name value` lines. Wants a mount namespace of its own.
+// `run` imports FILE through a LayerWriter into the data root ROOT with snapshotter KIND (erofs, directory), mounts it
+// read-only at MOUNTPOINT and runs COMMAND there, removes the layer, and prints `name value` lines. Wants a mount
+// namespace of its own.
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -27,7 +28,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double Since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-// Sizes as in distribution packages: many small files, few large ones (log-normal); every other kind of entry now and then.
+// Sizes as in distribution packages: many small files, few large ones (log-normal); every other kind of entry now and
+// then.
 Result<void> Generate(const std::string& path, int files, uint64_t bytes) {
   unique_fd out = TRY(Open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644));
   Hasher hasher;
@@ -60,12 +62,17 @@ Result<void> Generate(const std::string& path, int files, uint64_t bytes) {
   std::string last;
   for (int i = 0; i < files; ++i) {
     if (i % 10 == 0) {
-      std::string parent = directories[random() % std::min<size_t>(directories.size(), 1 + static_cast<size_t>(i) / 20)];
+      std::string parent =
+          directories[random() % std::min<size_t>(directories.size(), 1 + static_cast<size_t>(i) / 20)];
       if (parent.size() > 150) parent = "usr";
-      directories.push_back(fmt::format("{}/{}{}", parent, std::string("lib\0share\0src\0pkg", 17).substr(random() % 3, 3 + random() % 5).c_str(), i));
+      directories.push_back(
+          fmt::format("{}/{}{}", parent,
+                      std::string("lib\0share\0src\0pkg", 17).substr(random() % 3, 3 + random() % 5).c_str(), i));
       TRY(add({.type = '5', .path = directories.back(), .mode = 0755, .mtime = 1'600'000'000 + i}));
     }
-    TarItem item{.path = fmt::format("{}/file-{}", directories.back(), i), .mode = i % 7 == 0 ? 0755 : 0644, .mtime = 1'600'000'000 + i};
+    TarItem item{.path = fmt::format("{}/file-{}", directories.back(), i),
+                 .mode = i % 7 == 0 ? 0755 : 0644,
+                 .mtime = 1'600'000'000 + i};
     item.uid = static_cast<uint32_t>(i % 50 == 0 ? random() % 100'000 : 0);
     item.gid = item.uid;
     uint64_t size = static_cast<uint64_t>(weights[static_cast<size_t>(i)] / sum * static_cast<double>(bytes));
@@ -75,14 +82,25 @@ Result<void> Generate(const std::string& path, int files, uint64_t bytes) {
       memcpy(item.data.data() + at, noise.data() + from, n);
       at += n;
     }
-    if (i % 5 == 0) item.pax.emplace_back("mtime", fmt::format("{}.{:09}", 1'600'000'000 + i, random() % 1'000'000'000));
+    if (i % 5 == 0)
+      item.pax.emplace_back("mtime", fmt::format("{}.{:09}", 1'600'000'000 + i, random() % 1'000'000'000));
     if (i % 100 == 0) item.pax.emplace_back("SCHILY.xattr.user.package", fmt::format("package-{}", i / 100));
     if (i % 1000 == 500) item.path = fmt::format("{}/{}-{}", directories.back(), std::string(200, 'n'), i);
     last = item.path;
     TRY(add(std::move(item)));
-    if (i % 25 == 1) TRY(add({.type = '2', .path = fmt::format("{}/link-{}", directories.back(), i), .target = last, .mode = 0777, .mtime = 1'500'000'000}));
+    if (i % 25 == 1)
+      TRY(add({.type = '2',
+               .path = fmt::format("{}/link-{}", directories.back(), i),
+               .target = last,
+               .mode = 0777,
+               .mtime = 1'500'000'000}));
     if (i % 200 == 2) TRY(add({.type = '1', .path = fmt::format("{}/hard-{}", directories.back(), i), .target = last}));
-    if (i % 10000 == 3) TRY(add({.type = '3', .path = fmt::format("{}/device-{}", directories.back(), i), .mode = 0600, .major = 1, .minor = 3}));
+    if (i % 10000 == 3)
+      TRY(add({.type = '3',
+               .path = fmt::format("{}/device-{}", directories.back(), i),
+               .mode = 0600,
+               .major = 1,
+               .minor = 3}));
     if (i % 10000 == 4) TRY(add({.type = '6', .path = fmt::format("{}/pipe-{}", directories.back(), i), .mode = 0600}));
   }
   buffer.append(1024, '\0');
@@ -155,9 +173,12 @@ Result<void> Measure(const std::vector<std::string>& arguments) {
 
 int Main(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  Result<void> done = Err(Code::kInvalidArgument, "usage: {} generate FILE [files] [bytes] | run KIND ROOT RUN FILE DIFFID [MOUNTPOINT COMMAND ...]", argv[0]);
+  Result<void> done =
+      Err(Code::kInvalidArgument,
+          "usage: {} generate FILE [files] [bytes] | run KIND ROOT RUN FILE DIFFID [MOUNTPOINT COMMAND ...]", argv[0]);
   if (arguments.size() >= 2 && arguments[0] == "generate")
-    done = Generate(arguments[1], arguments.size() > 2 ? std::stoi(arguments[2]) : 80'000, arguments.size() > 3 ? std::stoull(arguments[3]) : 1'000'000'000);
+    done = Generate(arguments[1], arguments.size() > 2 ? std::stoi(arguments[2]) : 80'000,
+                    arguments.size() > 3 ? std::stoull(arguments[3]) : 1'000'000'000);
   else if (arguments.size() >= 6 && arguments[0] == "run")
     done = Measure({arguments.begin() + 1, arguments.end()});
   if (done) return 0;
