@@ -100,8 +100,11 @@ def download(meta, link, cache):
     for tool in ("apt-get", "dpkg-deb", "depmod"):
         if not shutil.which(tool):
             raise Unavailable(f"{tool} is missing (Debian package {'kmod' if tool == 'depmod' else tool})")
-    depends = run(["apt-cache", "depends", meta], cache)
-    package = next((line.split()[1] for line in depends.splitlines() if line.strip().startswith("Depends: linux-image-")), None)
+    try:
+        depends = run(["apt-cache", "depends", meta], cache).splitlines()
+    except Unavailable:
+        depends = []
+    package = next((line.split()[1] for line in depends if line.strip().startswith("Depends: linux-image-")), None)
     if not package:
         raise Unavailable(f"apt offers no package {meta}: run apt-get update, or name a kernel file by --kernel PATH")
     tree = os.path.join(cache, package)
@@ -168,7 +171,8 @@ def cpio(files):
 def run(command, folder):
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise Unavailable(f"{' '.join(command[:4])}: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Unavailable(f"{' '.join(command)}: {said[-1]}")
     return done.stdout
 
 

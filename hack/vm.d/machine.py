@@ -5,6 +5,8 @@ is known and not guessed), control (lines of guest-init: begun, exit N, fail TEX
 """
 import collections
 import ctypes
+import fcntl
+import glob
 import os
 import secrets
 import selectors
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 
 import kernel as kernels
@@ -79,6 +82,23 @@ def make_disk(path, gigabytes):
         raise kernels.Unavailable(f"mkfs.ext4 {path}: {done.stderr.strip()}")
 
 
+def sweep(parent):
+    """Removes what a run left that was killed before its VM was up. A living run holds a lock on its folder."""
+    for path in glob.glob(os.path.join(parent, "berth-vm.*")):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.stat(fd).st_mtime > 60:      # a younger one may be about to take its lock
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
+
 def direct_io(path):
     try:
         os.close(os.open(path, os.O_RDWR | os.O_DIRECT))
@@ -100,8 +120,11 @@ class Machine:
         self.qemu = None
 
     def run(self):
-        parent = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
+        parent = "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
+        sweep(parent)
         with tempfile.TemporaryDirectory(prefix="berth-vm.", dir=parent) as work:
+            lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)      # until we end; see sweep
+            fcntl.flock(lock, fcntl.LOCK_SH)
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 signal.signal(number, lambda n, _: self.kill(f"signal {n}"))
             self.start(work)
