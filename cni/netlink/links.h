@@ -40,9 +40,9 @@ struct VethSpec {
   int mtu = 1500;
   bool hairpin = false, isolated = false;  // of the bridge port
 };
-// Index of the peer in its namespace. One send. Errors: kAlreadyExists with sys EEXIST when either name is taken
-// (nothing changed); kResourceExhausted with sys EXFULL when the bridge has all the 1,023 ports it can have; kNotFound
-// when the bridge is gone.
+// Index of the peer in its namespace. On error nothing is left. Errors: kAlreadyExists with sys EEXIST when either name
+// is taken (nothing changed); kResourceExhausted with sys EXFULL when the bridge has all the 1,023 ports it can have;
+// kNotFound when the bridge is gone.
 Result<int> CreateVeth(Socket& host, Socket& inside, const VethSpec& spec, const Deadline& until);
 
 // Puts an existing link back onto a bridge, with its port's options. Missing is success.
@@ -75,8 +75,8 @@ struct BridgeSpec {
 // up. Errors: kFailedPrecondition when the name belongs to something that is no bridge, or has another address.
 Result<Link> EnsureBridge(Socket& host, const BridgeSpec& spec, const Deadline& until);
 
-// Takes the link off its bridge and down: cheap, and from then on its addresses may be given to others. Missing is
-// success.
+// Takes the link down, and with it the bridge's port: from then on its addresses may be given to others. Leaving the bridge
+// as well would wait for a grace period of the kernel; the link does that when it dies. Missing is success.
 Result<void> Unplug(Socket& host, const std::string& name, const Deadline& until);
 // Removes the links for good, all in one wait of the kernel (about 20 ms). Missing is success.
 Result<void> DeleteLinks(Socket& host, const std::vector<int>& indexes, const Deadline& until);

@@ -5,6 +5,8 @@
 //
 // Rounds alternate between the two, with pauses, because the kernel's waits (RCU) hide in tight loops. Everything
 // happens in network namespaces of its own. Afterwards our side is measured again with `pods` pods attached.
+#include <sys/resource.h>
+
 #include <cstdio>
 #include <cstdlib>
 
@@ -19,19 +21,37 @@ constexpr auto kPause = std::chrono::milliseconds(150);
 
 struct Series {
   std::string name;
-  std::vector<double> ms;
-  double At(double part) {
-    std::sort(ms.begin(), ms.end());
-    return ms.empty() ? 0 : ms[std::min(ms.size() - 1, static_cast<size_t>(part * static_cast<double>(ms.size())))];
+  std::vector<double> ms, cpu;
+  static double Part(std::vector<double> v, double part) {
+    std::sort(v.begin(), v.end());
+    return v.empty() ? 0 : v[std::min(v.size() - 1, static_cast<size_t>(part * static_cast<double>(v.size())))];
   }
-  void Print() { fmt::print("  {:<36} {:9.3f} {:9.3f} {:9.3f}\n", name, At(0.1), At(0.5), At(0.9)); }
+  double At(double part) const { return Part(ms, part); }
+  void Print() const {
+    fmt::print("  {:<36} {:9.3f} {:9.3f} {:9.3f} {:9.3f}\n", name, At(0.1), At(0.5), At(0.9), Part(cpu, 0.5));
+  }
 };
+
+// Processor time of this thread and of the children it has waited for, in ms: what the work costs when others use the
+// machine too.
+double CpuMs() {
+  double ms = 0;
+  for (int who : {RUSAGE_THREAD, RUSAGE_CHILDREN}) {
+    rusage u{};
+    getrusage(who, &u);
+    for (const timeval& t : {u.ru_utime, u.ru_stime})
+      ms += static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_usec) / 1e3;
+  }
+  return ms;
+}
 
 template <class F>
 void Time(Series& s, F f) {
+  double cpu = CpuMs();
   auto begin = Clock::now();
   f();
   s.ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+  s.cpu.push_back(CpuMs() - cpu);
 }
 
 [[noreturn]] void Die(const std::string& what) {
