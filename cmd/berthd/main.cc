@@ -8,6 +8,7 @@
 #include "images/failpoints.h"
 #include "images/snapshots/failpoints.h"
 #include "pods/failpoints.h"
+#include "runtime/failpoints.h"
 
 namespace {
 
@@ -65,6 +66,7 @@ int main(int argc, char** argv) {
   }
   if (*failpoints) {
     SayNames(berth::pods::kFailpoints);
+    SayNames(berth::runtime::kFailpoints);
     SayNames(berth::cni::kFailpoints);
     SayNames(berth::images::kFailpoints);
     SayNames(berth::images::kSnapshotFailpoints);
