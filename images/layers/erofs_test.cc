@@ -301,6 +301,64 @@ TEST(Erofs, AFullDiskIsNamed) {
   EXPECT_TRUE(IsErr(WriteErofs(request, full.get()), Code::kResourceExhausted, "index"));
 }
 
+// Damaged archives through everything that parses and writes: any answer is fine; crashes, endless work and an index
+// out of proportion are not.
+TEST(Erofs, SurvivesDamagedArchives) {
+  TarMaker maker;
+  TarItem sparse{.path = "s", .data = std::string(1100, 's')};
+  sparse.pax = {{"GNU.sparse.map", "100,512,1048576,512,1999900,76"},
+                {"GNU.sparse.size", "2000000"},
+                {"SCHILY.xattr.user.a", "b"}};
+  maker.Dir("d")
+      .Add(sparse)
+      .File("d/f", "content")
+      .Link("h", "d/f")
+      .Symlink("l", "d")
+      .File("l/g", "")
+      .Whiteout("d", "x")
+      .Opaque("d");
+  const std::string tar = maker.Finish();
+  struct Lower : LowerView {
+    Result<std::optional<LowerNode>> Lookup(const std::string& path) override {
+      LowerNode node;
+      node.type = path.size() % 3 == 1 ? EntryType::kSymlink : EntryType::kDirectory;
+      node.target = "../d/e";
+      return path.size() % 4 == 3 ? std::optional<LowerNode>() : std::optional(node);
+    }
+    Result<unique_fd> Open(const std::string& path) override { return Err(Code::kNotFound, "{}", path); }
+  } lower;
+  uint64_t seed = 5;
+  auto random = [&](uint64_t below) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (seed >> 33) % below;
+  };
+  int written = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::string bad = tar;
+    for (int i = 0; i <= round % 3; ++i) {
+      size_t at = random(bad.size());
+      bad[at] = random(2) ? static_cast<char>(random(256)) : "0179./ \n="[random(9)];
+      std::string header = bad.substr(at & ~size_t{511}, 512);
+      bool is_header = header.substr(257, 5) == "ustar";
+      if (is_header) TarMaker::Seal(header);
+      bad.replace(at & ~size_t{511}, 512, header);
+    }
+    auto entries = Scan(bad, 1 + random(3000));
+    if (!entries) continue;
+    auto tree = Tree::Build(std::move(*entries), round % 2 ? &lower : nullptr);
+    if (!tree) continue;
+    unique_fd source(memfd_create("tar", MFD_CLOEXEC)), out(memfd_create("index", MFD_CLOEXEC));
+    ASSERT_TRUE(IsOk(WriteAll(source.get(), bad)));
+    ErofsRequest request{.tree = *tree, .tar = source.get(), .tar_size = bad.size(), .lower = &lower};
+    auto result = WriteErofs(request, out.get());
+    if (!result) continue;
+    ++written;
+    EXPECT_EQ(result->bytes % 512, 0u);
+    EXPECT_LT(result->bytes, 512u << 20);
+  }
+  EXPECT_GT(written, 300);
+}
+
 // ---- files of tars
 // ------------------------------------------------------------------------------------------------------
 
