@@ -86,7 +86,7 @@ Result<void> Attempt(Core& core, Operation& op, ContainerState c, Undo& undo, co
   auto who = TRY(op.In(ResolveUser(root.mount.get(), RequestOf(c.spec, image->config.user))));
   in.user = c.user = who.user;
   in.home = who.home;
-  in.hostname = Hostname(pod->spec, HostFiles::Read(true).hostname);
+  in.hostname = Hostname(pod->spec, NodeName());
   in.devices = TRY(op.In(FindDevices(c.spec.devices, c.spec.privileged)));
   TRY(op.In(CheckAppArmor(c.spec.apparmor, "/sys")));
   in.seccomp = TRY(op.In(LoadSeccomp(c.spec, core.runtime_options.seccomp_profile)));

@@ -30,11 +30,10 @@ Result<ContainerPtr> Running(Core& core, const std::string& container) {
 }
 
 // The container's own process with what the exec asks for on top.
-Result<runtime::oci::Process> ProcessOf(Core& core, const ContainerState& c, const ExecOptions& options) {
+Result<runtime::oci::Process> ProcessOf(const runtime::oci::Spec& spec, const ContainerState& c, const ExecOptions& options) {
   if (options.argv.empty() || options.argv[0].empty()) return Err(Code::kInvalidArgument, "cmd: must not be empty");
-  auto spec = TRY(core.table.OciSpec(c.id));
   if (!spec.process) return Err(Code::kInternal, "container {}: specification without process", c.id.Short());
-  runtime::oci::Process p = std::move(*spec.process);
+  runtime::oci::Process p = *spec.process;
   p.args = options.argv;
   p.terminal = options.tty;
   p.oomScoreAdj = c.spec.resources.oom_score_adj;
@@ -74,11 +73,13 @@ Result<runtime::oci::Process> ProcessOf(Core& core, const ContainerState& c, con
 
 Result<runtime::ExecHandle> Launch(Core& core, Operation& op, const ContainerState& c, const ExecOptions& options,
                                    const Deadline& until) {
-  auto process = TRY(ProcessOf(core, c, options));
+  const auto spec = TRY(core.table.OciSpec(c.id));
+  auto process = TRY(ProcessOf(spec, c, options));
   runtime::ExecLaunch launch;
   launch.pod = c.pod;
   launch.container = c.id;
   launch.process = &process;
+  launch.spec = &spec;                       // its seccomp filter goes for the exec too
   launch.tty = options.tty;
   if (!options.tty) {
     launch.in = options.in;

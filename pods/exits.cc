@@ -1,6 +1,5 @@
 #include "pods/exits.h"
 
-#include <poll.h>
 #include <signal.h>
 
 #include "base/atomic_file.h"
@@ -139,7 +138,7 @@ std::string WhyAlive(pid_t pid) {
 Result<void> AwaitExit(Core& core, const ContainerState& container, const Deadline& until) {
   auto latch = core.registry.ExitLatch(container.id);
   if (!latch) return {};
-  return until.WaitFor(latch->fd(), POLLIN, fmt::format("the exit of container {}", container.id.Short()));
+  return Await(*latch, until, fmt::format("the exit of container {}", container.id.Short()));
 }
 
 Result<void> KillAndAwait(Core& core, const ContainerState& container, const Deadline& until) {

@@ -31,11 +31,15 @@ std::string Joined(const std::vector<std::string>& parts) { return fmt::format("
 
 }  // namespace
 
-HostFiles HostFiles::Read(bool host_network) {
-  HostFiles out;
+std::string NodeName() {
   char name[HOST_NAME_MAX + 1] = {};
   ::gethostname(name, sizeof name - 1);
-  out.hostname = name;
+  return name;
+}
+
+HostFiles HostFiles::Read(bool host_network) {
+  HostFiles out;
+  out.hostname = NodeName();
   if (host_network) out.hosts = ReadFile("/etc/hosts", kLimit).value_or("");
   out.resolv_conf = ReadFile("/etc/resolv.conf", kLimit).value_or("");
   if (!host_network && OnlyLoopbackServers(out.resolv_conf))

@@ -47,9 +47,8 @@ void Note(std::string_view event, const std::string& id, const Result<void>& r) 
 }
 
 // A monitor of the pod answers: the launcher knows it now. False: there is none. An error: there may be one.
-Result<std::optional<runtime::AdoptedPod>> Adopt(Core& core, const PodState& pod, bool rebooted) {
-  if (rebooted) return std::nullopt;
-  auto adopted = core.launcher.Adopt(LaunchOf(core, pod), Deadline::After(kAdoptTime));
+Result<std::optional<runtime::AdoptedPod>> Adopt(Core& core, const PodState& pod, const Deadline& until) {
+  auto adopted = core.launcher.Adopt(LaunchOf(core, pod), until);
   if (adopted) return std::optional(std::move(*adopted));
   if (adopted.error().code == Code::kNotFound) return std::nullopt;
   return std::unexpected(std::move(adopted).error());
@@ -83,28 +82,38 @@ Result<void> UndoPod(Core& core, const PodState& pod) {
 }
 
 // What the monitor says of a container, into the row.
-void ApplyFacts(Core& core, const ContainerState& c, const runtime::ContainerFacts& facts) {
-  ContainerState next = c;
-  if (facts.started && next.phase == ContainerPhase::kCreated) {
-    next.phase = ContainerPhase::kRunning;
-    next.started_at = facts.started_at;
+void ApplyFacts(Core& core, const ContainerId& id, const PodId& pod, const runtime::ContainerFacts& facts) {
+  {
+    auto lock = core.registry.LockPod(pod, Deadline::After(kUndoTime));
+    auto c = core.registry.Container(id);
+    if (!c || c->phase == ContainerPhase::kExited) return;
+    ContainerState next = *c;
+    if (facts.started && next.phase == ContainerPhase::kCreated) {
+      next.phase = ContainerPhase::kRunning;
+      next.started_at = facts.started_at;
+    }
+    if (facts.pid > 0) next.pid = facts.pid;
+    if (next.phase != c->phase || next.pid != c->pid) {
+      Note("container.recover_row", id.str(), core.table.Update(next));
+      core.registry.Put(next);
+    }
   }
-  if (facts.pid > 0) next.pid = facts.pid;
-  if (next.phase != c.phase || next.pid != c.pid) {
-    if (auto r = core.table.Update(next); !r) log::Fail("container.recover_row", {{"container", c.id}, {"error", r.error()}});
-    core.registry.Put(next);
-  }
-  if (facts.exit) ApplyExit(core, c.pod, *facts.exit);
+  if (facts.exit) ApplyExit(core, pod, *facts.exit);
 }
 
 void RecoverReady(Core& core, const PodState& pod, runtime::AdoptedPod adopted) {
-  PodState next = pod;
-  next.monitor = adopted.handle.monitor;
-  next.netns_path = adopted.handle.netns_path;
-  next.stuck.clear();
-  if (next.monitor != pod.monitor || next.netns_path != pod.netns_path || !pod.stuck.empty()) {
-    Note("pod.recover_row", pod.id.str(), core.table.Update(next));
-    core.registry.Put(next);
+  {
+    auto lock = core.registry.LockPod(pod.id, Deadline::After(kUndoTime));
+    auto now = core.registry.Pod(pod.id);
+    if (!now || now->phase != PodPhase::kReady) return;
+    PodState next = *now;
+    next.monitor = adopted.handle.monitor;
+    next.netns_path = adopted.handle.netns_path;
+    next.stuck.clear();
+    if (next.monitor != now->monitor || next.netns_path != now->netns_path || !now->stuck.empty()) {
+      Note("pod.recover_row", pod.id.str(), core.table.Update(next));
+      core.registry.Put(next);
+    }
   }
   std::map<ContainerId, runtime::ContainerFacts> facts;
   for (auto& f : adopted.containers) facts[f.id] = f;
@@ -112,7 +121,7 @@ void RecoverReady(Core& core, const PodState& pod, runtime::AdoptedPod adopted) 
     auto it = facts.find(c->id);
     if (c->phase == ContainerPhase::kCreating) continue;   // undone by the caller
     if (it != facts.end()) {
-      if (c->phase != ContainerPhase::kExited) ApplyFacts(core, *c, it->second);
+      ApplyFacts(core, c->id, pod.id, it->second);
       facts.erase(it);
     } else if (c->phase != ContainerPhase::kExited) {
       // The monitor forgot it: deleted, but the row had not followed.
@@ -129,19 +138,36 @@ void RecoverReady(Core& core, const PodState& pod, runtime::AdoptedPod adopted) 
   }
 }
 
+// A hung monitor may go on one day.
+constexpr seconds kAskAgain{5};
+
+void AskAgain(Core& core, const PodId& pod) {
+  (void)core.registry.InBackground(
+      [&core, pod](const Deadline& until) {
+        while (core.registry.Unadopted(pod) && until.Sleep(kAskAgain, "a monitor that does not answer"))
+          (void)AdoptLate(core, pod, until.Sooner(kAdoptTime));
+      },
+      std::chrono::hours(24 * 365));
+}
+
 // One pod with all its containers. Pods are independent of each other.
 void RecoverPod(Core& core, const PodRow& row, const std::set<ContainerId>& removing, bool rebooted) {
   const PodState& pod = row.state;
-  auto adopted = Adopt(core, pod, rebooted);
+  Result<std::optional<runtime::AdoptedPod>> adopted = std::nullopt;
+  if (!rebooted) adopted = Adopt(core, pod, Deadline::After(kAdoptTime));
   if (!adopted) {
     log::Fail("pod.adopt", {{"pod", pod.id}, {"error", adopted.error()}});
     for (const auto& c : core.registry.ContainersOf(pod.id))
       if (c->phase == ContainerPhase::kCreating) Abandon(core, c->id, adopted.error());
-    if (pod.phase == PodPhase::kCreating) return Abandon(core, pod.id, adopted.error());
-    PodState next = pod;
-    next.stuck = "its monitor does not answer: " + adopted.error().what;
-    core.registry.Put(next);
-    return;
+    if (pod.phase == PodPhase::kCreating) {
+      Abandon(core, pod.id, adopted.error());
+    } else {
+      PodState next = pod;
+      next.stuck = "its monitor does not answer: " + adopted.error().what;
+      core.registry.Put(next);
+    }
+    core.registry.MarkUnadopted(pod.id, true);
+    return AskAgain(core, pod.id);
   }
   if (pod.phase == PodPhase::kCreating) {
     if (auto r = UndoPod(core, pod); !r) Abandon(core, pod.id, r.error());
@@ -192,6 +218,18 @@ void CollectStrays(Core& core) {
 }
 
 }  // namespace
+
+Result<void> AdoptLate(Core& core, const PodId& id, const Deadline& until) {
+  auto verb = TRY(core.registry.LockVerb("adopt " + id.str(), until));
+  if (!core.registry.Unadopted(id)) return {};
+  auto pod = core.registry.Pod(id);
+  auto adopted = TRY_CTX(Adopt(core, *pod, until), "pod {}: its monitor (pid {}) does not answer", id.Short(), pod->monitor);
+  core.registry.MarkUnadopted(id, false);
+  log::Info("pod.adopted_late", {{"pod", id}, {"found", adopted.has_value()}});
+  if (!adopted) ApplyLost(core, id);
+  else if (pod->phase == PodPhase::kReady) RecoverReady(core, *pod, std::move(*adopted));
+  return {};
+}
 
 Result<void> Recover(Core& core) {
   Operation op(core, "recover", "all");

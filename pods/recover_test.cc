@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "pods/failpoints.h"
+#include "pods/teardown.h"
 #include "pods/testing/world.h"
 
 namespace berth::pods {
@@ -223,6 +224,32 @@ TEST(RecoverTest, MonitorWithoutAnswerKeepsThePodListed) {
   EXPECT_EQ(FindPod(agent.core, pod.str())->phase, PodPhase::kReady);
   EXPECT_NE(FindPod(agent.core, pod.str())->stuck.find("does not answer"), std::string::npos);
   EXPECT_EQ(ground.network.attached().size(), 1u);
+  agent.launcher.FailNext("adopt", Code::kDeadlineExceeded, "waiting for the monitor");
+  EXPECT_TRUE(IsErr(StopPod(agent.core, pod.str(), Soon()), Code::kDeadlineExceeded, "does not answer"));
+  EXPECT_EQ(ground.world->pods(), 1u);
+  EXPECT_TRUE(IsOk(RemovePod(agent.core, pod.str(), Soon())));  // it answers by now
+  EXPECT_EQ(ground.Remains(), std::vector<std::string>{});
+}
+
+TEST(RecoverTest, MonitorWithoutAnswerIsAskedAgain) {
+  Ground ground;
+  PodId pod;
+  ContainerId c;
+  {
+    Agent agent(ground);
+    pod = RunPod(agent.core, Ground::Pod("a"), Soon()).value();
+    c = CreateContainer(agent.core, pod.str(), Ground::Container("c"), Soon()).value();
+    ASSERT_TRUE(IsOk(StartContainer(agent.core, c.str(), Soon())));
+  }
+  Agent agent(ground, false);
+  agent.launcher.FailNext("adopt", Code::kDeadlineExceeded, "waiting for the monitor");
+  ASSERT_TRUE(IsOk(Recover(agent.core)));
+  EXPECT_TRUE(agent.registry.Unadopted(pod));
+  ASSERT_TRUE(ground.world->Exit(c, 5));
+  ASSERT_TRUE(IsOk(AdoptLate(agent.core, pod, Soon())));
+  EXPECT_FALSE(agent.registry.Unadopted(pod));
+  EXPECT_TRUE(FindPod(agent.core, pod.str())->stuck.empty());
+  EXPECT_EQ(WaitContainer(agent.core, c.str(), Soon())->exit_code, 5);
 }
 
 TEST(RecoverTest, ManyPods) {

@@ -4,6 +4,15 @@
 
 namespace berth::pods {
 
+Result<void> Await(const Latch& latch, const Deadline& until, std::string_view what) {
+  while (!latch.cancelled()) {
+    // A latch that found no descriptor left when it was made is asked now and then.
+    if (latch.fd() < 0) TRY(until.Sleep(std::chrono::milliseconds(20), what));
+    else TRY(until.WaitFor(latch.fd(), POLLIN, what));
+  }
+  return {};
+}
+
 std::string PodIdentity(const PodSpec& spec) {
   return fmt::format("pod {}/{} uid {} attempt {}", spec.name_space, spec.name, spec.uid, spec.attempt);
 }
@@ -297,6 +306,17 @@ bool Registry::Lost(const PodId& id) const {
   return it != pods_.end() && it->second.lost;
 }
 
+void Registry::MarkUnadopted(const PodId& id, bool unadopted) {
+  std::lock_guard lock(mutex_);
+  if (auto it = pods_.find(id.str()); it != pods_.end()) it->second.unadopted = unadopted;
+}
+
+bool Registry::Unadopted(const PodId& id) const {
+  std::lock_guard lock(mutex_);
+  auto it = pods_.find(id.str());
+  return it != pods_.end() && it->second.unadopted;
+}
+
 // --- joins
 
 Registry::Claim::~Claim() {
@@ -342,9 +362,8 @@ Result<Registry::Claim> Registry::Join(const std::string& key, const std::string
         return claim;
       }
     }
-    TRY(until.WaitFor(flight->done.fd(), POLLIN, "the first attempt to create " + what));
-    // Written before the latch fired, never after.
-    const auto& answer = flight->answer;
+    TRY(Await(flight->done, until, "the first attempt to create " + what));
+    const auto& answer = flight->answer;     // written before the latch fired, never after
     if (!answer.has_value() &&
         (answer.error().code == Code::kCancelled || answer.error().code == Code::kDeadlineExceeded))
       continue;  // its caller gave up, this one has not
@@ -393,7 +412,7 @@ Result<void> Registry::AwaitCreations(const PodId& pod, const Deadline& until) {
         }
     }
     if (!flight) return {};
-    TRY(until.WaitFor(flight->done.fd(), POLLIN, "the creation of " + key));
+    TRY(Await(flight->done, until, "the creation of " + key));
   }
 }
 

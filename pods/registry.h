@@ -40,8 +40,10 @@ struct ContainerFilter {
   std::optional<ContainerPhase> phase;
 };
 
-// An event that happens once and wakes everybody who polls `fd()`.
+// An event that happens once and wakes everybody who waits for it.
 using Latch = CancelToken;
+// Returns once it has happened; what was written before it is then seen. Errors of `until`.
+Result<void> Await(const Latch& latch, const Deadline& until, std::string_view what);
 
 class Registry {
  public:
@@ -85,6 +87,9 @@ class Registry {
   // The monitor of a pod in creation died: the creation finds out when it is about to say ready.
   void MarkLost(const PodId& id);
   bool Lost(const PodId& id) const;
+  // The monitor of a pod did not answer when the agent started: the launcher does not know it yet.
+  void MarkUnadopted(const PodId& id, bool unadopted);
+  bool Unadopted(const PodId& id) const;
 
   // --- joins
   class [[nodiscard]] Claim {
@@ -127,7 +132,7 @@ class Registry {
   struct PodEntry {
     PodPtr state;
     std::set<std::string> containers;
-    bool lost = false;
+    bool lost = false, unadopted = false;
   };
   struct ContainerEntry {
     ContainerPtr state;

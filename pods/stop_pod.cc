@@ -82,17 +82,23 @@ Result<void> StopPod(Core& core, const std::string& pod_id, const Deadline& unti
     if (auto go = op.Stage(stage, words); !go) errors.Keep(std::move(go));
     else errors.Keep(op.In(act()));
   };
+  if (core.registry.Unadopted(id)) errors.Keep(op.In(AdoptLate(core, id, until.Sooner(seconds(10)))));
   if (auto go = op.Stage("kill", "kill the containers"); !go) errors.Keep(std::move(go));
   else if (auto killed = KillContainers(core, id, until); !killed)
     log::Warn("pod.kill", {{"pod", id}, {"error", killed.error()}});  // the monitor's end kills what is left
   step("network", "detach the pod from its network", [&] { return core.network.Detach(id, until); });
   step("monitor", "end the pod's monitor", [&]() -> Result<void> {
+    // Ending it unseen would take its containers' cgroups from below a monitor that still runs.
+    if (core.registry.Unadopted(id)) return Err(Code::kUnavailable, "the pod's monitor does not answer");
     TRY(core.launcher.StopPod(id, until));
     TRY(core.registry.AwaitCreations(id, until));
     EndContainers(core, id, 128 + SIGKILL, "Error", "killed with its pod");
     return {};
   });
-  step("cgroup", "remove the pod's cgroup", [&] { return RemovePodCgroup(core, pod, until); });
+  step("cgroup", "remove the pod's cgroup", [&]() -> Result<void> {
+    if (core.registry.Unadopted(id)) return {};  // said already
+    return RemovePodCgroup(core, pod, until);
+  });
   if (!errors.first()) errors.Keep(op.Stage("stopped", "record that the pod is stopped"));
 
   auto lock = TRY(core.registry.LockPod(id, Deadline::After(kUndoTime)));

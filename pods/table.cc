@@ -44,7 +44,7 @@ static Result<void> RaiseFloor(Db::Txn& t, int64_t created_at) {
 }
 
 Result<void> Table::Insert(const PodState& p) {
-  return db_.Transact([&](Db::Txn& t) -> Result<void> {
+  return db_.TransactUnsynced([&](Db::Txn& t) -> Result<void> {
     TRY_CTX(t.Exec("INSERT INTO pods(id, name, namespace, uid, attempt, phase, created_at, spec, network, netns, monitor, "
                    "cgroup, stuck) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?)",
                    p.id.str(), p.spec.name, p.spec.name_space, p.spec.uid, p.spec.attempt, p.phase, p.created_at,
@@ -55,7 +55,7 @@ Result<void> Table::Insert(const PodState& p) {
 }
 
 Result<void> Table::Update(const PodState& p) {
-  int rows = TRY_CTX(db_.Exec("UPDATE pods SET phase = ?, network = ?, netns = ?, monitor = ?, cgroup = ?, stuck = ? "
+  int rows = TRY_CTX(Write("UPDATE pods SET phase = ?, network = ?, netns = ?, monitor = ?, cgroup = ?, stuck = ? "
                               "WHERE id = ?",
                               p.phase, json::ToText(p.network), p.netns_path, p.monitor, p.cgroup, p.stuck, p.id.str()),
                      "row of pod {}", p.id);
@@ -64,12 +64,12 @@ Result<void> Table::Update(const PodState& p) {
 }
 
 Result<void> Table::MarkRemoving(const PodId& pod) {
-  TRY_CTX(db_.Exec("UPDATE pods SET removing = 1 WHERE id = ?", pod.str()), "row of pod {}", pod);
+  TRY_CTX(Write("UPDATE pods SET removing = 1 WHERE id = ?", pod.str()), "row of pod {}", pod);
   return {};
 }
 
 Result<void> Table::Drop(const PodId& pod) {
-  return db_.Transact([&](Db::Txn& t) -> Result<void> {
+  return db_.TransactUnsynced([&](Db::Txn& t) -> Result<void> {
     TRY_CTX(t.Exec("DELETE FROM containers WHERE pod = ?", pod.str()), "rows of pod {}", pod);
     TRY_CTX(t.Exec("DELETE FROM pods WHERE id = ?", pod.str()), "row of pod {}", pod);
     return {};
@@ -77,7 +77,7 @@ Result<void> Table::Drop(const PodId& pod) {
 }
 
 Result<void> Table::Insert(const ContainerState& c) {
-  return db_.Transact([&](Db::Txn& t) -> Result<void> {
+  return db_.TransactUnsynced([&](Db::Txn& t) -> Result<void> {
     TRY_CTX(t.Exec("INSERT INTO containers(id, pod, name, attempt, phase, created_at, started_at, finished_at, pid, "
                    "exit_code, reason, message, image_id, image_name, image_ref, log_path, cgroup, user, stop_signal, "
                    "spec) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -92,7 +92,7 @@ Result<void> Table::Insert(const ContainerState& c) {
 Result<void> Table::Update(const ContainerState& c, const runtime::oci::Spec* spec) {
   std::optional<std::string> oci;            // none: the column stays as it is
   if (spec != nullptr) oci = json::ToText(*spec, json::Omit::kEmpty);
-  int rows = TRY_CTX(db_.Exec("UPDATE containers SET phase = ?, started_at = ?, finished_at = ?, pid = ?, exit_code = ?, "
+  int rows = TRY_CTX(Write("UPDATE containers SET phase = ?, started_at = ?, finished_at = ?, pid = ?, exit_code = ?, "
                               "reason = ?, message = ?, image_id = ?, image_name = ?, image_ref = ?, log_path = ?, "
                               "cgroup = ?, user = ?, stop_signal = ?, oci = coalesce(?, oci) WHERE id = ?",
                               c.phase, c.started_at, c.finished_at, c.pid, c.exit_code, c.reason, c.message, c.image_id,
@@ -104,12 +104,12 @@ Result<void> Table::Update(const ContainerState& c, const runtime::oci::Spec* sp
 }
 
 Result<void> Table::MarkRemoving(const ContainerId& container) {
-  TRY_CTX(db_.Exec("UPDATE containers SET removing = 1 WHERE id = ?", container.str()), "row of container {}", container);
+  TRY_CTX(Write("UPDATE containers SET removing = 1 WHERE id = ?", container.str()), "row of container {}", container);
   return {};
 }
 
 Result<void> Table::Drop(const ContainerId& container) {
-  TRY_CTX(db_.Exec("DELETE FROM containers WHERE id = ?", container.str()), "row of container {}", container);
+  TRY_CTX(Write("DELETE FROM containers WHERE id = ?", container.str()), "row of container {}", container);
   return {};
 }
 
@@ -191,7 +191,7 @@ Result<runtime::oci::Spec> Table::OciSpec(const ContainerId& container) {
 }
 
 Result<void> Table::SetBootId(const std::string& boot_id) {
-  TRY_CTX(db_.Exec("INSERT INTO pods_facts(key, value) VALUES('boot_id', ?) "
+  TRY_CTX(Write("INSERT INTO pods_facts(key, value) VALUES('boot_id', ?) "
                    "ON CONFLICT(key) DO UPDATE SET value = excluded.value",
                    boot_id),
           "boot id");

@@ -1,8 +1,9 @@
 #pragma once
 // Rows of pods and containers in berth.db: written before what they describe is made, dropped after it is gone.
 //
-// Thread-safe. Every call is one transaction, durable when it returns. Specs are JSON of spec.h; columns that queries or
-// people need are columns.
+// Thread-safe. Every call is one transaction that outlives the agent when it returns, without waiting for the disk (4 ms on
+// an ordinary one): after a power cut no process exists any more, and recovery fixes what differs. WalSync (wal_sync.h)
+// bounds what can be lost to a second. Specs are JSON of spec.h; columns that queries or people need are columns.
 #include <memory>
 #include <string>
 #include <vector>
@@ -50,6 +51,16 @@ class Table {
 
  private:
   explicit Table(Db& db) : db_(db) {}
+  template <class... Args>
+  Result<int> Write(std::string_view sql, const Args&... args) {  // rows changed
+    int rows = 0;
+    auto done = db_.TransactUnsynced([&](Db::Txn& t) -> Result<void> {
+      rows = TRY(t.Exec(sql, args...));
+      return {};
+    });
+    if (!done) return std::unexpected(std::move(done).error());
+    return rows;
+  }
   Db& db_;
 };
 

@@ -12,6 +12,9 @@ inline constexpr std::chrono::seconds kUndoTime{30};
 
 runtime::PodLaunch LaunchOf(Core& core, const PodState& pod);
 
+// For a pod whose monitor did not answer when the agent started: asks again. Success: it is adopted, or gone for certain.
+Result<void> AdoptLate(Core& core, const PodId& pod, const Deadline& until);
+
 // Kills what is left in the pod's cgroup and removes it with all below.
 Result<void> RemovePodCgroup(Core& core, const PodState& pod, const Deadline& until);
 Result<void> RemoveContainerCgroup(Core& core, const ContainerState& container, const Deadline& until);

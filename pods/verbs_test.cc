@@ -576,9 +576,13 @@ TEST_F(VerbsTest, MonitorLostDuringCreationFailsIt) {
 
 TEST_F(VerbsTest, ExecSyncCollectsOutputAndCode) {
   auto pod = Run();
-  auto id = Start(pod);
+  auto confined = Ground::Container("c");
+  confined.seccomp.kind = "default";
+  auto id = CreateContainer(core, pod.str(), confined, Soon()).value();
+  ASSERT_TRUE(IsOk(StartContainer(core, id.str(), Soon())));
   agent.launcher.OnExec([](const runtime::ExecLaunch& launch) -> std::optional<int> {
     EXPECT_EQ(launch.process->args, (std::vector<std::string>{"sh", "-c", "x"}));
+    EXPECT_TRUE(launch.spec != nullptr && launch.spec->linux && launch.spec->linux->seccomp);
     EXPECT_NE(std::find(launch.process->env.begin(), launch.process->env.end(), "APP=1"), launch.process->env.end());
     EXPECT_TRUE(WriteAll(launch.out, "out").has_value());
     EXPECT_TRUE(WriteAll(launch.err, "err").has_value());

@@ -1,10 +1,8 @@
 #pragma once
 // Brings the write-ahead log of a database to the disk, once a second while it changes.
 //
-// Rows of pods and containers must survive the agent's death, which a write into the page cache does, not each a power cut
-// by itself: after that, no process they speak of exists any more, and recovery fixes what differs. So their connection
-// commits without a sync (SQLite: synchronous=NORMAL, the file stays consistent), 4 ms each on an ordinary disk, and a
-// power cut can take back at most the last second.
+// Rows of pods, containers and addresses commit without a sync (Db::TransactUnsynced). With this beside them a power cut
+// takes back at most the last second.
 #include <condition_variable>
 #include <mutex>
 #include <string>
