@@ -20,7 +20,7 @@ class StoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
     options.root = dir.path();
-    db = Db::OpenFile(dir.path() + "/berth.db").value();
+    db = Db::OpenMemory().value();
     Reopen();
   }
   void TearDown() override { store.reset(); }
