@@ -157,8 +157,8 @@ Result<void> Import(Door& door, ImportStream& in, wire::ImportResponse& response
     total += chunk.data().size();
     operation.Blocker(fmt::format("{} bytes received", total));
   } while (in.Read(chunk));
-  // A reader that is gone has its own answer: an error, or success before the padding at the archive's end. Else the import
-  // must not take what came so far for all.
+  // A reader that is gone has its own answer: an error, or success before the padding at the archive's end. Else the
+  // import must not take what came so far for all.
   const bool reader_gone = !sent && (sent.error().sys == EPIPE || sent.error().sys == ECONNRESET);
   if (!sent && !reader_gone) in.token()->Cancel();
   ours.reset();

@@ -193,8 +193,8 @@ TEST(Agent_, ImportOfAClientThatLeft) {
 }
 
 TEST(Agent_, ExportSendsEveryByte) {
+  const std::string archive = Pattern(3'000'001);   // before the server: an export may outlive its client
   Served s;
-  const std::string archive = Pattern(3'000'001);
   s.store.on_export = [&](const std::vector<std::string>& names, images::Store::Archive form, int fd,
                           const Deadline&) -> Result<void> {
     EXPECT_EQ(names, std::vector<std::string>{"docker.io/library/app:1"});

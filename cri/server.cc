@@ -1,6 +1,7 @@
 #include "cri/server.h"
 
 #include <grp.h>
+#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <poll.h>
 #include <signal.h>
@@ -90,6 +91,9 @@ Result<void> GrpcServer::Start() {
                Quote(options_.identity.version));
   ::signal(SIGPIPE, SIG_IGN);
   gpr_set_log_function(&GrpcLog);
+  // The library is never shut down: its shutdown joins a thread that may poll for up to ten seconds (backup poller),
+  // which would delay the end of the agent. The process's end frees the same.
+  [[maybe_unused]] static const bool initialised = (::grpc_init(), true);
 
   std::filesystem::path directory = std::filesystem::path(options_.socket).parent_path();
   std::error_code error;

@@ -31,7 +31,7 @@ TEST(BerthdTest, Version) {
 TEST(BerthdTest, FailpointsOfEveryFolder) {
   auto r = Berthd({"failpoints"});
   ASSERT_TRUE(IsOk(r));
-  for (const char* name : {"run_pod.network\n", "create_container.launch\n", "network.attach.ledger\n", "pull_image.layer\n"})
+  for (const char* name : {"run_pod.network\n", "create_container.launch\n", "launcher.start_pod.spawned\n", "network.attach.ledger\n", "pull_image.layer\n"})
     EXPECT_NE(r->out.find(name), std::string::npos) << name;
 }
 
