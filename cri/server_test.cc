@@ -297,7 +297,7 @@ TEST(Runtime_, LogAndStats) {
   reopen.set_container_id(id);
   auto status = s.Call(&Runtime::ReopenContainerLog, *s.runtime, reopen, reopened);
   EXPECT_TRUE(status.ok()) << status.error_message();
-  reopen.set_container_id("f");
+  reopen.set_container_id("ffffffff");
   EXPECT_EQ(s.Call(&Runtime::ReopenContainerLog, *s.runtime, reopen, reopened).error_code(), StatusCode::NOT_FOUND);
 
   std::string created = s.CreateContainer(s.RunPod(), "second");
