@@ -131,9 +131,13 @@ CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd) {
   return args;
 }
 
+// Code that runs while a child shares the caller's memory is not instrumented: the marks that a sanitizer sets for the
+// child's frames would stay behind in the caller's.
+#define BERTH_UNMARKED gnu::no_sanitize("address", "undefined", "thread")
+
 // In place, not through the C library's syscall(): a vfork-like child that returned from a function would leave the
 // parent a return address that it has overwritten meanwhile.
-[[gnu::always_inline]] inline long CloneHere(const CloneArgs* args) {
+[[gnu::always_inline, BERTH_UNMARKED]] inline long CloneHere(const CloneArgs* args) {
 #if defined(__x86_64__)
   register long result asm("rax") = SYS_clone3;
   register const void* a asm("rdi") = args;
@@ -152,20 +156,14 @@ CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd) {
 }
 
 // Child of a vfork-like clone: only system calls until execveat, in the caller's memory.
-[[noreturn, gnu::noinline]] void BecomeStub(int stub, int control, const Control* header, const int* fds,
-                                            char* number) {
-  auto keep = [](int fd) {
-    if (fd >= 0) fcntl(fd, F_SETFD, 0);
-  };
-  keep(control);
-  keep(header->sync);
-  keep(header->target);
-  for (uint32_t i = 0; i < header->fd_count; ++i) keep(fds[i]);
-  char name[] = "berth-init";
-  char* argv[] = {name, number, nullptr};
-  char* envp[] = {nullptr};
-  syscall(SYS_execveat, stub, "", argv, envp, kEmpty);
-  _exit(255);
+[[noreturn, gnu::noinline, BERTH_UNMARKED]] void BecomeStub(int stub, int control, const Control* header,
+                                                            const int* fds, char* const* argv) {
+  syscall(SYS_fcntl, control, F_SETFD, 0);
+  syscall(SYS_fcntl, header->sync, F_SETFD, 0);
+  syscall(SYS_fcntl, header->target, F_SETFD, 0);
+  for (uint32_t i = 0; i < header->fd_count; ++i) syscall(SYS_fcntl, fds[i], F_SETFD, 0);
+  syscall(SYS_execveat, stub, "", argv, argv + 2, kEmpty);  // the null that ends argv is the empty environment
+  for (;;) syscall(SYS_exit_group, 255);
 }
 
 // Raw clone3 without shared memory: as fork. -1 and errno.
@@ -174,11 +172,11 @@ CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd) {
   return r;
 }
 
-[[gnu::noinline]] long SpawnStub(CloneArgs* args, int stub, int control, const Control* header, const int* fds,
-                                 char* number) {
+[[gnu::noinline, BERTH_UNMARKED]] long SpawnStub(CloneArgs* args, int stub, int control, const Control* header,
+                                                 const int* fds, char* const* argv) {
   args->flags |= CLONE_VM | CLONE_VFORK;
   long r = CloneHere(args);
-  if (r == 0) BecomeStub(stub, control, header, fds, number);
+  if (r == 0) BecomeStub(stub, control, header, fds, argv);
   if (r < 0) {
     errno = static_cast<int>(-r);
     return -1;
@@ -360,9 +358,10 @@ bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, con
     Control header{static_cast<uint32_t>(fd_count), static_cast<uint32_t>(size), sockets[1], child.target, stdio};
     int control = WriteControl(header, fds, bytes);
     if (control >= 0) {
-      char number[16];
+      char name[] = "berth-init", number[16];
       Text(number, sizeof number) << control;
-      pid = SpawnStub(&clone, options.stub, control, &header, fds, number);
+      char* const argv[] = {name, number, nullptr};
+      pid = SpawnStub(&clone, options.stub, control, &header, fds, argv);
       int err = errno;
       close(control);
       errno = err;
