@@ -168,9 +168,9 @@ TEST(Agent_, ImportMayLeaveThePadding) {
 }
 
 TEST(Agent_, ImportOfAClientThatLeft) {
-  Served s;
-  CancelToken started, ended;
+  CancelToken started, ended;  // before the server: an import may outlive its client
   bool cancelled = false;
+  Served s;
   s.store.on_import = [&](int fd, const std::string&, const Deadline& until) -> Result<std::vector<images::ImagePtr>> {
     std::string buffer(70'000, '\0');
     while (::read(fd, buffer.data(), buffer.size()) > 0) started.Cancel();
@@ -193,7 +193,7 @@ TEST(Agent_, ImportOfAClientThatLeft) {
 }
 
 TEST(Agent_, ExportSendsEveryByte) {
-  const std::string archive = Pattern(3'000'001);   // before the server: an export may outlive its client
+  const std::string archive = Pattern(3'000'001);  // before the server: an export may outlive its client
   Served s;
   s.store.on_export = [&](const std::vector<std::string>& names, images::Store::Archive form, int fd,
                           const Deadline&) -> Result<void> {

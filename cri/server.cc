@@ -1,5 +1,6 @@
 #include "cri/server.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grp.h>
 #include <grpc/grpc.h>
 #include <grpc/support/log.h>
@@ -54,6 +55,10 @@ void GrpcLog(gpr_log_func_args* args) {
   log::Warn("grpc.message", {{"text", args->message}, {"file", args->file}, {"line", args->line}});
 }
 
+void ProtobufLog(google::protobuf::LogLevel level, const char*, int, const std::string& message) {
+  if (level >= google::protobuf::LOGLEVEL_ERROR) log::Warn("protobuf.message", {{"text", message}});
+}
+
 class GrpcServer final : public Server {
  public:
   GrpcServer(const ServerOptions& options, pods::Core& core, images::Store& images, cni::Network& network,
@@ -91,6 +96,7 @@ Result<void> GrpcServer::Start() {
                Quote(options_.identity.version));
   ::signal(SIGPIPE, SIG_IGN);
   gpr_set_log_function(&GrpcLog);
+  google::protobuf::SetLogHandler(&ProtobufLog);
   // The library is never shut down: its shutdown joins a thread that may poll for up to ten seconds (backup poller),
   // which would delay the end of the agent. The process's end frees the same.
   [[maybe_unused]] static const bool initialised = (::grpc_init(), true);

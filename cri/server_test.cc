@@ -400,8 +400,8 @@ TEST(Calls_, ClientDeadlineReachesTheVerb) {
 }
 
 TEST(Calls_, ACancelReachesTheVerb) {
-  Served s;
   CancelToken seen;
+  Served s;
   s.store.on_pull = [&](const images::PullRequest&, const Deadline& until) -> Result<images::ImagePtr> {
     auto waited = until.Sleep(std::chrono::hours(1), "the registry");
     seen.Cancel();
