@@ -19,13 +19,14 @@ Client Connect(const std::string& socket, std::chrono::seconds timeout) {
   arguments.SetMaxSendMessageSize(16 << 20);
   arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "localhost");
   auto channel = grpc::CreateCustomChannel("unix://" + socket, grpc::InsecureChannelCredentials(), arguments);
-  return {socket, timeout, cri::RuntimeService::NewStub(channel), cri::ImageService::NewStub(channel),
+  return {socket, timeout, channel, cri::RuntimeService::NewStub(channel), cri::ImageService::NewStub(channel),
           ::berth::v1::Agent::NewStub(channel)};
 }
 
 Result<void> ToResult(const grpc::Status& status, const Client& client) {
   if (status.ok()) return {};
-  if (status.error_code() == grpc::StatusCode::UNAVAILABLE)
+  // An agent that answers may say UNAVAILABLE too, of a registry for example: then the connection stands.
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE && client.channel->GetState(false) != GRPC_CHANNEL_READY)
     return Err(Code::kUnavailable,
                "no agent answers on {}: {}. Start it with `systemctl start berthd` or `berthd`, or name another socket "
                "with --socket",

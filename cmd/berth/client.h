@@ -20,6 +20,7 @@ namespace cri = ::runtime::v1;
 struct Client {
   std::string socket;
   std::chrono::seconds timeout{60};
+  std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<cri::RuntimeService::Stub> runtime;
   std::unique_ptr<cri::ImageService::Stub> images;
   std::unique_ptr<::berth::v1::Agent::Stub> agent;
@@ -28,7 +29,7 @@ struct Client {
 // Connects lazily; the first call finds out whether an agent answers.
 Client Connect(const std::string& socket, std::chrono::seconds timeout);
 
-// A gRPC status as our error. kUnavailable says how to start the agent.
+// A gRPC status as our error. When no agent answers, the text says how to start it.
 Result<void> ToResult(const grpc::Status& status, const Client& client);
 
 // TRY(Call(client, *client.runtime, &Stub::Version, request)): one unary call with the client's deadline.

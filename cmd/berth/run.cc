@@ -226,6 +226,15 @@ Result<int> Follow(const Client& client, const std::string& id, int64_t grace, i
   return waited->exit_code();
 }
 
+// Tells why and gives the exit code that shells expect of a program that cannot be run. The runtime's words for it are
+// fixed: callers of every OCI runtime rely on them.
+int CannotRun(const Error& error) {
+  fmt::print(stderr, "berth: {}\n", error.what);
+  auto says = [&](const char* words) { return error.what.find(words) != std::string::npos; };
+  if (says("executable file not found") || says("no such file or directory")) return 127;
+  return says("permission denied") ? 126 : 125;
+}
+
 Result<int> Run(const Context& context, RunOptions o) {
   Client client = context.Open();
   if (o.name.empty()) o.name = "run-" + RandomHex(8);
@@ -257,18 +266,13 @@ Result<int> Run(const Context& context, RunOptions o) {
   });
   create.set_pod_sandbox_id(pod.pod_sandbox_id());
   *create.mutable_sandbox_config() = run.config();
-  auto container = TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::CreateContainer, create));
+  auto created = Call(client, *client.runtime, &cri::RuntimeService::Stub::CreateContainer, create);
+  if (!created) return CannotRun(created.error());
+  const auto& container = *created;
   cri::StartContainerRequest start;
   start.set_container_id(container.container_id());
-  if (auto started = Call(client, *client.runtime, &cri::RuntimeService::Stub::StartContainer, start); !started) {
-    fmt::print(stderr, "berth: {}\n", started.error().what);
-    auto status = StatusOf(client, container.container_id());
-    const std::string& text = started.error().what;   // only for the exit code that shells expect
-    return text.find("not found") != text.npos || text.find("no such file") != text.npos ? 127
-           : text.find("permission denied") != text.npos                                  ? 126
-           : status && status->exit_code() > 0                                            ? status->exit_code()
-                                                                                          : 125;
-  }
+  if (auto started = Call(client, *client.runtime, &cri::RuntimeService::Stub::StartContainer, start); !started)
+    return CannotRun(started.error());
   if (o.detach) {
     undo.Keep();
     fmt::print("{}\n", container.container_id());
