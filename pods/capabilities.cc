@@ -16,7 +16,8 @@ Result<caps::Set> Bit(const std::string& name, std::string_view field) {
 }
 
 bool IsAll(std::string_view name) {
-  return name.size() == 3 && std::toupper(name[0]) == 'A' && std::toupper(name[1]) == 'L' && std::toupper(name[2]) == 'L';
+  return name.size() == 3 && std::toupper(name[0]) == 'A' && std::toupper(name[1]) == 'L' &&
+         std::toupper(name[2]) == 'L';
 }
 
 }  // namespace

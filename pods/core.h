@@ -19,11 +19,11 @@
 
 namespace berth::pods {
 
-class Registry;   // registry.h: memory index, a lock a pod, joins of concurrent creations
-class Table;      // table.h: rows in berth.db
-class Events;     // events.h: one stream of what happened
-class Samples;    // samples.h: background sampler of cgroups and writable layers
-class Operations; // operations.h: what runs now, at which stage
+class Registry;    // registry.h: memory index, a lock a pod, joins of concurrent creations
+class Table;       // table.h: rows in berth.db
+class Events;      // events.h: one stream of what happened
+class Samples;     // samples.h: background sampler of cgroups and writable layers
+class Operations;  // operations.h: what runs now, at which stage
 
 struct Core {
   Registry& registry;
@@ -34,8 +34,8 @@ struct Core {
   cni::Network& network;
   images::Store& images;
   const runtime::Options& runtime_options;
-  std::string root;      // /var/lib/berth
-  std::string run;       // /run/berth
+  std::string root;  // /var/lib/berth
+  std::string run;   // /run/berth
   const Clock& clock;
   Operations& operations;
   const runtime::cgroup::Layout* cgroups = nullptr;  // of the host; null: no cgroup is read or removed
@@ -51,11 +51,13 @@ Result<PodState> FindPod(Core& core, const std::string& pod);
 std::vector<PodState> ListPods(Core& core);
 
 // The pod must be ready. A retry of (name, attempt) joins and takes the first attempt's answer.
-Result<ContainerId> CreateContainer(Core& core, const std::string& pod, const ContainerSpec& spec, const Deadline& until);
+Result<ContainerId> CreateContainer(Core& core, const std::string& pod, const ContainerSpec& spec,
+                                    const Deadline& until);
 Result<void> StartContainer(Core& core, const std::string& container, const Deadline& until);
-// Stop signal, then SIGKILL to the whole cgroup after `grace`. Returns when exited is visible. Unknown or not running is
-// success. A second stop with a shorter grace shortens the first.
-Result<void> StopContainer(Core& core, const std::string& container, std::chrono::nanoseconds grace, const Deadline& until);
+// Stop signal, then SIGKILL to the whole cgroup after `grace`. Returns when exited is visible. Unknown or not running
+// is success. A second stop with a shorter grace shortens the first.
+Result<void> StopContainer(Core& core, const std::string& container, std::chrono::nanoseconds grace,
+                           const Deadline& until);
 // Kills a running one. Unknown id is success. Leaves the log file.
 Result<void> RemoveContainer(Core& core, const std::string& container, const Deadline& until);
 Result<ContainerState> FindContainer(Core& core, const std::string& container);
@@ -64,21 +66,26 @@ Result<void> ReopenLog(Core& core, const std::string& container, const Deadline&
 // Waits for the exit; at once when exited.
 Result<ContainerState> WaitContainer(Core& core, const std::string& container, const Deadline& until);
 
-struct ExecResult { std::string out, err; int exit_code = 0; };
-// timeout 0: none. Over it, every process of the exec is killed and the answer is kDeadlineExceeded. 8 MiB per stream kept.
+struct ExecResult {
+  std::string out, err;
+  int exit_code = 0;
+};
+// timeout 0: none. Over it, every process of the exec is killed and the answer is kDeadlineExceeded. 8 MiB per stream
+// kept.
 Result<ExecResult> ExecSync(Core& core, const std::string& container, const std::vector<std::string>& argv,
                             std::chrono::nanoseconds timeout, const Deadline& until);
 struct ExecOptions {
-  std::vector<std::string> argv, env;      // env in addition to the container's
-  std::string user, working_dir;           // empty: the container's
+  std::vector<std::string> argv, env;  // env in addition to the container's
+  std::string user, working_dir;       // empty: the container's
   bool tty = false, privileged = false;
-  int in = -1, out = -1, err = -1;         // borrowed; ignored with tty
+  int in = -1, out = -1, err = -1;  // borrowed; ignored with tty
   uint16_t rows = 0, columns = 0;
 };
-Result<runtime::ExecHandle> Exec(Core& core, const std::string& container, const ExecOptions& options, const Deadline& until);
+Result<runtime::ExecHandle> Exec(Core& core, const std::string& container, const ExecOptions& options,
+                                 const Deadline& until);
 
 Result<ContainerUsage> Usage(Core& core, const std::string& container);
-std::vector<ContainerUsage> ListUsage(Core& core);        // running containers; fresh cgroup reads
+std::vector<ContainerUsage> ListUsage(Core& core);  // running containers; fresh cgroup reads
 Result<cni::InterfaceStats> NetworkUsage(Core& core, const std::string& pod);
 
 // Start-up is recovery: reads rows, compares the boot id, asks the monitors, fixes the difference, collects what no row
@@ -92,11 +99,12 @@ struct OciInput {
   const images::Image& image;
   ResolvedUser user;
   std::string home;
-  std::string pod_dir;                     // hosts, hostname, resolv.conf of the pod live here
+  std::string pod_dir;  // hosts, hostname, resolv.conf of the pod live here
   std::string cgroup;
   bool cgroup_v2 = false;
-  std::vector<runtime::oci::Device> devices;  // of container.devices, looked up on the host; privileged: all of the host
-  std::string hostname;                    // of the pod's uts namespace
+  // Of container.devices, looked up on the host; privileged: all of the host.
+  std::vector<runtime::oci::Device> devices;
+  std::string hostname;                          // of the pod's uts namespace
   std::optional<runtime::oci::Seccomp> seccomp;  // the profile that container.seccomp asks for; none: unconfined
 };
 Result<runtime::oci::Spec> MakeOciSpec(const OciInput& input);

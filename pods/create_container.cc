@@ -80,9 +80,17 @@ Result<void> Attempt(Core& core, Operation& op, ContainerState c, Undo& undo, co
   auto root = TRY(op.In(core.images.snapshotter().Prepare(id.str(), image->diff_ids, false, until)));
 
   TRY(op.Stage("spec", "make the container's specification"));
-  OciInput in{.pod = *pod, .container = c.spec, .image = *image, .user = {}, .home = {}, .pod_dir = layout.PodEtc(pod_id),
-              .cgroup = c.cgroup, .cgroup_v2 = core.cgroups != nullptr && core.cgroups->unified(), .devices = {},
-              .hostname = {}, .seccomp = {}};
+  OciInput in{.pod = *pod,
+              .container = c.spec,
+              .image = *image,
+              .user = {},
+              .home = {},
+              .pod_dir = layout.PodEtc(pod_id),
+              .cgroup = c.cgroup,
+              .cgroup_v2 = core.cgroups != nullptr && core.cgroups->unified(),
+              .devices = {},
+              .hostname = {},
+              .seccomp = {}};
   auto who = TRY(op.In(ResolveUser(root.mount.get(), RequestOf(c.spec, image->config.user))));
   in.user = c.user = who.user;
   in.home = who.home;
@@ -93,15 +101,24 @@ Result<void> Attempt(Core& core, Operation& op, ContainerState c, Undo& undo, co
   // Only the mounts of the specification get real paths: status echoes those that were asked for.
   ContainerSpec resolved = c.spec;
   resolved.mounts = TRY(op.In(ResolveMounts(c.spec.mounts)));
-  OciInput with_paths{.pod = in.pod, .container = resolved, .image = in.image, .user = in.user, .home = in.home,
-                      .pod_dir = in.pod_dir, .cgroup = in.cgroup, .cgroup_v2 = in.cgroup_v2, .devices = in.devices,
-                      .hostname = in.hostname, .seccomp = in.seccomp};
+  OciInput with_paths{.pod = in.pod,
+                      .container = resolved,
+                      .image = in.image,
+                      .user = in.user,
+                      .home = in.home,
+                      .pod_dir = in.pod_dir,
+                      .cgroup = in.cgroup,
+                      .cgroup_v2 = in.cgroup_v2,
+                      .devices = in.devices,
+                      .hostname = in.hostname,
+                      .seccomp = in.seccomp};
   auto spec = TRY(op.In(MakeOciSpec(with_paths)));
   TRY(op.In(MakeDirInRoot(root.mount.get(), spec.process->cwd)));
   if (!c.log_path.empty()) TRY(op.In(MakeDirs(c.log_path.substr(0, c.log_path.rfind('/')))));
 
   TRY(op.Stage("launch", "make the container's process"));
-  undo.Add("remove container cgroup", [&core, c] { return RemoveContainerCgroup(core, c, Deadline::After(kUndoTime)); });
+  undo.Add("remove container cgroup",
+           [&core, c] { return RemoveContainerCgroup(core, c, Deadline::After(kUndoTime)); });
   undo.Add("delete container", [&core, c]() -> Result<void> {
     auto r = core.launcher.DeleteContainer(c.pod, c.id, Deadline::After(kUndoTime));
     if (!r && r.error().code == Code::kNotFound) return {};
@@ -133,7 +150,8 @@ Result<void> Attempt(Core& core, Operation& op, ContainerState c, Undo& undo, co
 
 }  // namespace
 
-Result<ContainerId> CreateContainer(Core& core, const std::string& pod_id, const ContainerSpec& spec, const Deadline& until) {
+Result<ContainerId> CreateContainer(Core& core, const std::string& pod_id, const ContainerSpec& spec,
+                                    const Deadline& until) {
   auto pod = TRY(core.registry.FindPod(pod_id));
   if (pod->phase == PodPhase::kCreating) return Err(Code::kNotFound, "pod {}: no such pod", pod_id);
   TRY(CheckContainerSpec(spec, pod->spec));

@@ -7,15 +7,24 @@ namespace berth::pods {
 
 std::string_view EventName(EventKind kind) {
   switch (kind) {
-    case EventKind::kPodReady: return "pod.ready";
-    case EventKind::kPodStopped: return "pod.stopped";
-    case EventKind::kPodRemoved: return "pod.removed";
-    case EventKind::kContainerCreated: return "container.created";
-    case EventKind::kContainerStarted: return "container.started";
-    case EventKind::kContainerOom: return "container.oom";
-    case EventKind::kContainerExited: return "container.exited";
-    case EventKind::kContainerRemoved: return "container.removed";
-    case EventKind::kLost: return "lost";
+    case EventKind::kPodReady:
+      return "pod.ready";
+    case EventKind::kPodStopped:
+      return "pod.stopped";
+    case EventKind::kPodRemoved:
+      return "pod.removed";
+    case EventKind::kContainerCreated:
+      return "container.created";
+    case EventKind::kContainerStarted:
+      return "container.started";
+    case EventKind::kContainerOom:
+      return "container.oom";
+    case EventKind::kContainerExited:
+      return "container.exited";
+    case EventKind::kContainerRemoved:
+      return "container.removed";
+    case EventKind::kLost:
+      return "lost";
   }
   return "unknown";
 }
@@ -73,7 +82,10 @@ Events::~Events() {
 
 void Events::Publish(EventKind kind, PodPtr pod, ContainerPtr container) {
   std::lock_guard lock(mutex_);
-  Event event{.sequence = ++sequence_, .at = clock_.UnixNanos(), .kind = kind, .pod = std::move(pod),
+  Event event{.sequence = ++sequence_,
+              .at = clock_.UnixNanos(),
+              .kind = kind,
+              .pod = std::move(pod),
               .container = std::move(container)};
   std::erase_if(subscribers_, [&](const std::weak_ptr<Subscription>& weak) {
     auto s = weak.lock();

@@ -1,8 +1,8 @@
 #pragma once
 // One ordered stream of what happened to pods and containers. The order within a pod is that of its states.
 //
-// Publish never blocks. A subscriber has a bounded queue; one that falls behind keeps what it has, then reads one kLost and
-// is off the stream: it lists anew and subscribes again.
+// Publish never blocks. A subscriber has a bounded queue; one that falls behind keeps what it has, then reads one kLost
+// and is off the stream: it lists anew and subscribes again.
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -15,18 +15,24 @@
 namespace berth::pods {
 
 enum class EventKind {
-  kPodReady, kPodStopped, kPodRemoved,
-  kContainerCreated, kContainerStarted, kContainerOom, kContainerExited, kContainerRemoved,
+  kPodReady,
+  kPodStopped,
+  kPodRemoved,
+  kContainerCreated,
+  kContainerStarted,
+  kContainerOom,
+  kContainerExited,
+  kContainerRemoved,
   kLost,
 };
 std::string_view EventName(EventKind kind);  // "pod.ready"
 
 struct Event {
-  uint64_t sequence = 0;                     // grows by one an event, from the start of this agent
-  int64_t at = 0;                            // unix nanoseconds
+  uint64_t sequence = 0;  // grows by one an event, from the start of this agent
+  int64_t at = 0;         // unix nanoseconds
   EventKind kind = EventKind::kLost;
-  PodPtr pod;                                // state right after; null for kLost
-  ContainerPtr container;                    // null for events of the pod itself
+  PodPtr pod;              // state right after; null for kLost
+  ContainerPtr container;  // null for events of the pod itself
 };
 
 class Events {
@@ -43,8 +49,8 @@ class Events {
     std::deque<Event> queue_;
     size_t limit_ = 0;
     bool lost_ = false, ended_ = false;
-    unique_fd ready_;                        // eventfd, value 1 while there is something to read
-    bool Offer(const Event& event);          // false: fell behind
+    unique_fd ready_;                // eventfd, value 1 while there is something to read
+    bool Offer(const Event& event);  // false: fell behind
     void End();
   };
 

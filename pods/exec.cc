@@ -18,7 +18,7 @@ using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
-constexpr size_t kOutputLimit = 8 << 20;     // two streams fit in one CRI answer of 16 MiB
+constexpr size_t kOutputLimit = 8 << 20;  // two streams fit in one CRI answer of 16 MiB
 // How long output is awaited from a process's children once it has exited: they may hold the pipe for ever.
 constexpr milliseconds kDrain{250};
 
@@ -30,7 +30,8 @@ Result<ContainerPtr> Running(Core& core, const std::string& container) {
 }
 
 // The container's own process with what the exec asks for on top.
-Result<runtime::oci::Process> ProcessOf(const runtime::oci::Spec& spec, const ContainerState& c, const ExecOptions& options) {
+Result<runtime::oci::Process> ProcessOf(const runtime::oci::Spec& spec, const ContainerState& c,
+                                        const ExecOptions& options) {
   if (options.argv.empty() || options.argv[0].empty()) return Err(Code::kInvalidArgument, "cmd: must not be empty");
   if (!spec.process) return Err(Code::kInternal, "container {}: specification without process", c.id.Short());
   runtime::oci::Process p = *spec.process;
@@ -39,7 +40,9 @@ Result<runtime::oci::Process> ProcessOf(const runtime::oci::Spec& spec, const Co
   p.oomScoreAdj = c.spec.resources.oom_score_adj;
   auto set = [&](const std::string& entry) {
     std::string_view name(entry.data(), std::min(entry.find('='), entry.size()));
-    std::erase_if(p.env, [&](const std::string& e) { return e.size() > name.size() && e[name.size()] == '=' && e.starts_with(name); });
+    std::erase_if(p.env, [&](const std::string& e) {
+      return e.size() > name.size() && e[name.size()] == '=' && e.starts_with(name);
+    });
     p.env.push_back(entry);
   };
   if (options.tty && std::none_of(p.env.begin(), p.env.end(), [](const auto& e) { return e.starts_with("TERM="); }))
@@ -47,7 +50,8 @@ Result<runtime::oci::Process> ProcessOf(const runtime::oci::Spec& spec, const Co
   if (!options.user.empty()) {
     // The container's view of its root, also of files that it changed since it was created.
     auto root = TRY_CTX(Open(fmt::format("/proc/{}/root", c.pid), O_PATH | O_DIRECTORY), "container {}", c.id.Short());
-    auto who = TRY(ResolveUser(root.get(), {.user = options.user, .uid = {}, .gid = {}, .groups = {}, .strict_groups = false}));
+    auto who = TRY(
+        ResolveUser(root.get(), {.user = options.user, .uid = {}, .gid = {}, .groups = {}, .strict_groups = false}));
     p.user.uid = who.user.uid;
     p.user.gid = who.user.gid;
     p.user.additionalGids = who.user.groups;
@@ -79,7 +83,7 @@ Result<runtime::ExecHandle> Launch(Core& core, Operation& op, const ContainerSta
   launch.pod = c.pod;
   launch.container = c.id;
   launch.process = &process;
-  launch.spec = &spec;                       // its seccomp filter goes for the exec too
+  launch.spec = &spec;  // its seccomp filter goes for the exec too
   launch.tty = options.tty;
   if (!options.tty) {
     launch.in = options.in;
@@ -104,7 +108,7 @@ struct Sink {
   unique_fd fd;
   std::string* to;
 
-  void Read() {                              // all that is there
+  void Read() {  // all that is there
     char chunk[65536];
     while (fd) {
       ssize_t n = ::read(fd.get(), chunk, sizeof chunk);
@@ -125,7 +129,9 @@ Result<int> Collect(Sink& out, Sink& err, const unique_fd& exit, const Deadline&
     const Deadline& now = drain ? *drain : until;
     if (drain && drain->expired()) return *code;
     if (!drain) TRY(until.Check("the command"));
-    pollfd fds[4] = {{out.fd.get(), POLLIN, 0}, {err.fd.get(), POLLIN, 0}, {code ? -1 : exit.get(), POLLIN, 0},
+    pollfd fds[4] = {{out.fd.get(), POLLIN, 0},
+                     {err.fd.get(), POLLIN, 0},
+                     {code ? -1 : exit.get(), POLLIN, 0},
                      {until.cancel_fd(), POLLIN, 0}};
     if (::poll(fds, 4, now.poll_timeout_ms()) < 0 && errno != EINTR) return SysErr("poll for the command's output");
     if (fds[0].revents) out.Read();
@@ -143,7 +149,8 @@ Result<int> Collect(Sink& out, Sink& err, const unique_fd& exit, const Deadline&
 
 }  // namespace
 
-Result<runtime::ExecHandle> Exec(Core& core, const std::string& container, const ExecOptions& options, const Deadline& until) {
+Result<runtime::ExecHandle> Exec(Core& core, const std::string& container, const ExecOptions& options,
+                                 const Deadline& until) {
   auto c = TRY(Running(core, container));
   Operation op(core, "exec", c->id.str());
   TRY(op.Stage("start", "start the command"));

@@ -40,14 +40,17 @@ void Finish(Core& core, const ContainerPtr& c, const runtime::ExitFacts& facts, 
   next.reason = reason.empty() ? ReasonOf(facts.exit_code, oom) : std::string(reason);
   next.message = message;
   next.pid = -1;
-  // The record on disk stays until the container is deleted, so a row that cannot be written now is written by recovery.
-  if (auto r = core.table.Update(next); !r) log::Fail("container.exit_row", {{"container", next.id}, {"error", r.error()}});
+  // The record on disk stays until the container is deleted, so a row that cannot be written now is written by
+  // recovery.
+  if (auto r = core.table.Update(next); !r)
+    log::Fail("container.exit_row", {{"container", next.id}, {"error", r.error()}});
   core.registry.Put(next);
   auto pod = core.registry.Pod(next.pod);
   auto state = core.registry.Container(next.id);
   if (oom) core.events.Publish(EventKind::kContainerOom, pod, state);
   core.events.Publish(EventKind::kContainerExited, pod, state);
-  log::Info("container.exited", {{"container", next.id}, {"pod", next.pod}, {"code", next.exit_code}, {"reason", next.reason}});
+  log::Info("container.exited",
+            {{"container", next.id}, {"pod", next.pod}, {"code", next.exit_code}, {"reason", next.reason}});
   // Without a PID namespace of its own nothing ends the rest when the first process does.
   if (next.spec.namespaces.pid != Namespace::kContainer && pod && pod->phase == PodPhase::kReady)
     (void)core.registry.InBackground(
@@ -94,7 +97,8 @@ void EndContainers(Core& core, const PodId& pod, int code, std::string_view reas
     if (auto known = records.find(c->id); known != records.end()) {
       Finish(core, c, known->second, "", "");
     } else if (c->phase == ContainerPhase::kCreated) {
-      Finish(core, c, {.id = c->id, .exit_code = 128 + SIGKILL}, "Error", "the pod ended before the container was started");
+      Finish(core, c, {.id = c->id, .exit_code = 128 + SIGKILL}, "Error",
+             "the pod ended before the container was started");
     } else {
       Finish(core, c, {.id = c->id, .exit_code = code}, reason, message);
     }

@@ -17,12 +17,14 @@ void ApplyExit(Core& core, const PodId& pod, const runtime::ExitFacts& facts);
 // The monitor of a pod is gone: its containers get their exit from the records on disk, else 255 Unknown; the pod is
 // stopped, in the background.
 void ApplyLost(Core& core, const PodId& pod);
-// The first half of it: every container of the pod that has not ended gets its exit from disk, else `code` and `reason`.
+// The first half of it: every container of the pod that has not ended gets its exit from disk, else `code` and
+// `reason`.
 void EndContainers(Core& core, const PodId& pod, int code, std::string_view reason, std::string_view message);
 
 // Returns when the container is exited or gone.
 Result<void> AwaitExit(Core& core, const ContainerState& container, const Deadline& until);
-// SIGKILL to the whole container, again every two seconds, until it is exited. The error says what the process hangs on.
+// SIGKILL to the whole container, again every two seconds, until it is exited. The error says what the process hangs
+// on.
 Result<void> KillAndAwait(Core& core, const ContainerState& container, const Deadline& until);
 
 // "pid 812 in uninterruptible sleep (nfs_wait)": why a process does not die; empty when it is not there.

@@ -15,7 +15,7 @@ struct HostFiles {
   static HostFiles Read(bool host_network);
 };
 
-std::string NodeName();                      // gethostname(2)
+std::string NodeName();  // gethostname(2)
 
 // What uname says in the pod: the asked name, with the host's uts namespace the node's, else the pod's name, cut to the
 // kernel's 64 bytes.

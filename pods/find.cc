@@ -21,7 +21,8 @@ std::vector<PodState> ListPods(Core& core) {
 
 Result<ContainerState> FindContainer(Core& core, const std::string& container) {
   auto found = TRY(core.registry.FindContainer(container));
-  if (found->phase == ContainerPhase::kCreating) return Err(Code::kNotFound, "container {}: no such container", container);
+  if (found->phase == ContainerPhase::kCreating)
+    return Err(Code::kNotFound, "container {}: no such container", container);
   return *found;
 }
 

@@ -76,8 +76,10 @@ void Walk(const std::string& host, const std::string& container, const std::set<
     struct stat st;
     std::string path = host + "/" + name;
     if (::lstat(path.c_str(), &st) < 0) continue;
-    if (S_ISDIR(st.st_mode) && depth > 0) Walk(path, container + "/" + name, skip, depth - 1, out);
-    else if (auto d = AsDevice(st, container + "/" + name)) out->push_back(std::move(*d));
+    if (S_ISDIR(st.st_mode) && depth > 0)
+      Walk(path, container + "/" + name, skip, depth - 1, out);
+    else if (auto d = AsDevice(st, container + "/" + name))
+      out->push_back(std::move(*d));
   }
   ::closedir(dir);
 }
@@ -103,10 +105,11 @@ Result<std::vector<Mount>> ResolveMounts(const std::vector<Mount>& mounts) {
     MountFacts facts = TRY_CTX(MountOf(m.host_path), "{}: propagation", field);
     bool good = m.propagation == Propagation::kBidirectional ? facts.shared : facts.shared || facts.slave;
     if (!good)
-      return Err(Code::kFailedPrecondition,
-                 "{}: propagation: host_path {} is on the mount {}, which is not {}; make it so with mount --make-rshared {}",
-                 field, m.host_path, facts.point,
-                 m.propagation == Propagation::kBidirectional ? "shared" : "shared or slave", facts.point);
+      return Err(
+          Code::kFailedPrecondition,
+          "{}: propagation: host_path {} is on the mount {}, which is not {}; make it so with mount --make-rshared {}",
+          field, m.host_path, facts.point, m.propagation == Propagation::kBidirectional ? "shared" : "shared or slave",
+          facts.point);
   }
   return out;
 }
@@ -117,7 +120,8 @@ Result<std::vector<oci::Device>> FindDevices(const std::vector<DeviceSpec>& devi
     // Own file systems of the container, the container's terminal, and the log socket.
     static const std::set<std::string> kSkip = {"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", "console", "ptmx"};
     Walk("/dev", "/dev", kSkip, 8, &out);
-    static const std::set<std::string> kOwn = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"};
+    static const std::set<std::string> kOwn = {"/dev/null",   "/dev/zero",    "/dev/full",
+                                               "/dev/random", "/dev/urandom", "/dev/tty"};
     std::erase_if(out, [](const oci::Device& d) { return kOwn.contains(d.path); });
     Sort(&out);
     return out;
@@ -136,7 +140,8 @@ Result<std::vector<oci::Device>> FindDevices(const std::vector<DeviceSpec>& devi
     } else if (auto d = AsDevice(st, asked.container_path)) {
       out.push_back(std::move(*d));
     } else {
-      return Err(Code::kInvalidArgument, "devices[{}]: host_path {}: neither a device nor a directory", i, asked.host_path);
+      return Err(Code::kInvalidArgument, "devices[{}]: host_path {}: neither a device nor a directory", i,
+                 asked.host_path);
     }
   }
   return out;

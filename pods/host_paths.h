@@ -8,9 +8,9 @@
 
 namespace berth::pods {
 
-// Makes missing bind sources as directories, follows symbolic links in them, and checks that the mount below a source can
-// propagate as asked (bidirectional: shared; host to container: shared or slave). Errors name mounts[i]. The answer is
-// `mounts` with real paths.
+// Makes missing bind sources as directories, follows symbolic links in them, and checks that the mount below a source
+// can propagate as asked (bidirectional: shared; host to container: shared or slave). Errors name mounts[i]. The answer
+// is `mounts` with real paths.
 Result<std::vector<Mount>> ResolveMounts(const std::vector<Mount>& mounts);
 
 // Device nodes for `devices` (a directory stands for every device below it), or, when privileged, all of the host's but

@@ -37,16 +37,21 @@ std::vector<Family> ContainerFamilies(Core& core) {
     return out.size() - 1;
   };
   const size_t cpu = family("container_cpu_usage_seconds_total", "CPU time used, in seconds.", Kind::kCounter);
-  const size_t user = family("container_cpu_user_seconds_total", "CPU time used in user mode, in seconds.", Kind::kCounter);
-  const size_t system = family("container_cpu_system_seconds_total", "CPU time used in the kernel, in seconds.", Kind::kCounter);
+  const size_t user =
+      family("container_cpu_user_seconds_total", "CPU time used in user mode, in seconds.", Kind::kCounter);
+  const size_t system =
+      family("container_cpu_system_seconds_total", "CPU time used in the kernel, in seconds.", Kind::kCounter);
   const size_t usage = family("container_memory_usage_bytes", "Memory in use, page cache included.", Kind::kGauge);
-  const size_t working = family("container_memory_working_set_bytes", "Memory in use without inactive file pages.", Kind::kGauge);
+  const size_t working =
+      family("container_memory_working_set_bytes", "Memory in use without inactive file pages.", Kind::kGauge);
   const size_t rss = family("container_memory_rss", "Anonymous memory, in bytes.", Kind::kGauge);
   const size_t cache = family("container_memory_cache", "Page cache, in bytes.", Kind::kGauge);
   const size_t limit = family("container_spec_memory_limit_bytes", "Memory limit, 0 for none.", Kind::kGauge);
   const size_t processes = family("container_processes", "Number of processes and threads.", Kind::kGauge);
-  const size_t oom = family("container_oom_events_total", "Processes that the kernel killed for lack of memory.", Kind::kCounter);
-  const size_t start = family("container_start_time_seconds", "Start of the container, seconds since 1970.", Kind::kGauge);
+  const size_t oom =
+      family("container_oom_events_total", "Processes that the kernel killed for lack of memory.", Kind::kCounter);
+  const size_t start =
+      family("container_start_time_seconds", "Start of the container, seconds since 1970.", Kind::kGauge);
   const size_t seen = family("container_last_seen", "When these values were read, seconds since 1970.", Kind::kGauge);
   auto add = [&](size_t f, const Labels_& labels, double value) { out[f].samples.push_back({labels, value}); };
 
@@ -86,7 +91,9 @@ std::vector<Family> ContainerFamilies(Core& core) {
   for (const Direction& d : kDirections) {
     auto make = [&](const char* what, const char* words, uint64_t S::*value) {
       out.push_back({.name = fmt::format("container_network_{}_{}_total", d.name, what),
-                     .help = fmt::format("{} {}.", words, d.words), .kind = Kind::kCounter, .samples = {}});
+                     .help = fmt::format("{} {}.", words, d.words),
+                     .kind = Kind::kCounter,
+                     .samples = {}});
       series.push_back({out.size() - 1, value});
     };
     make("bytes", "Bytes", d.bytes);
@@ -98,8 +105,8 @@ std::vector<Family> ContainerFamilies(Core& core) {
     if (pod->spec.namespaces.network == Namespace::kNode) continue;
     auto stats = core.network.Stats(pod->id);
     if (!stats) continue;
-    Labels_ labels = {{"container", "POD"},          {"pod", pod->spec.name}, {"namespace", pod->spec.name_space},
-                      {"id", pod->cgroup},           {"image", ""},           {"name", pod->id.str()},
+    Labels_ labels = {{"container", "POD"},      {"pod", pod->spec.name}, {"namespace", pod->spec.name_space},
+                      {"id", pod->cgroup},       {"image", ""},           {"name", pod->id.str()},
                       {"interface", stats->name}};
     for (const Series& s : series) add(s.family, labels, static_cast<double>((*stats).*s.value));
   }
@@ -116,13 +123,18 @@ std::vector<Family> AgentFamilies(Core& core) {
   for (const auto& c : core.registry.Containers()) ++container_count[static_cast<size_t>(c->phase)];
   for (size_t i = 0; i < 4; ++i) {
     pods.samples.push_back({{{"phase", kPodPhases[i]}}, static_cast<double>(pod_count[i])});
-    if (i > 0) containers.samples.push_back({{{"phase", kContainerPhases[i]}}, static_cast<double>(container_count[i])});
+    if (i > 0)
+      containers.samples.push_back({{{"phase", kContainerPhases[i]}}, static_cast<double>(container_count[i])});
   }
 
-  Family running{.name = "berth_operations_running", .help = "Operations under way, by verb and stage.", .kind = Kind::kGauge, .samples = {}};
+  Family running{.name = "berth_operations_running",
+                 .help = "Operations under way, by verb and stage.",
+                 .kind = Kind::kGauge,
+                 .samples = {}};
   Family oldest{.name = "berth_operation_stage_seconds",
                 .help = "How long the longest operation has been at its stage, by verb and stage.",
-                .kind = Kind::kGauge, .samples = {}};
+                .kind = Kind::kGauge,
+                .samples = {}};
   struct Stage {
     int count = 0;
     double seconds = 0;

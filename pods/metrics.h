@@ -6,7 +6,8 @@
 //   container_network_*{...,interface}                           one a pod, with container="POD"
 //   berth_pods{phase}, berth_containers{phase}                   how many there are
 //   berth_operations_running{op,stage}                           what the agent is doing now
-//   berth_operation_stage_seconds{op,stage}                      age of the oldest one at that stage: a stall shows here
+//   berth_operation_stage_seconds{op,stage}                      age of the oldest one at that stage: a stall shows
+//   here
 #include "metrics/registry.h"
 #include "pods/core.h"
 

@@ -34,20 +34,32 @@ TEST(PodMetricsTest, FamiliesCarryCadvisorsNames) {
   ASSERT_TRUE(IsOk(StartContainer(agent.core, c.str(), until)));
   std::string group = layout.v2 + FindContainer(agent.core, c.str())->cgroup;
   ASSERT_TRUE(IsOk(MakeDirs(group)));
-  ASSERT_TRUE(IsOk(WriteFileAtomic(group + "/cpu.stat", "usage_usec 3000000\nuser_usec 2000000\nsystem_usec 1000000\n")));
+  ASSERT_TRUE(
+      IsOk(WriteFileAtomic(group + "/cpu.stat", "usage_usec 3000000\nuser_usec 2000000\nsystem_usec 1000000\n")));
   ASSERT_TRUE(IsOk(WriteFileAtomic(group + "/memory.current", "5000\n")));
   ASSERT_TRUE(IsOk(WriteFileAtomic(group + "/memory.stat", "anon 1000\nfile 3000\ninactive_file 2000\n")));
   ASSERT_TRUE(IsOk(WriteFileAtomic(group + "/pids.current", "4\n")));
 
   auto families = ContainerFamilies(agent.core);
-  for (const char* name : {"container_cpu_usage_seconds_total", "container_cpu_user_seconds_total",
-                           "container_cpu_system_seconds_total", "container_memory_usage_bytes",
-                           "container_memory_working_set_bytes", "container_memory_rss", "container_memory_cache",
-                           "container_spec_memory_limit_bytes", "container_processes", "container_oom_events_total",
-                           "container_start_time_seconds", "container_last_seen", "container_network_receive_bytes_total",
-                           "container_network_receive_packets_total", "container_network_receive_errors_total",
-                           "container_network_receive_packets_dropped_total", "container_network_transmit_bytes_total",
-                           "container_network_transmit_packets_total", "container_network_transmit_errors_total",
+  for (const char* name : {"container_cpu_usage_seconds_total",
+                           "container_cpu_user_seconds_total",
+                           "container_cpu_system_seconds_total",
+                           "container_memory_usage_bytes",
+                           "container_memory_working_set_bytes",
+                           "container_memory_rss",
+                           "container_memory_cache",
+                           "container_spec_memory_limit_bytes",
+                           "container_processes",
+                           "container_oom_events_total",
+                           "container_start_time_seconds",
+                           "container_last_seen",
+                           "container_network_receive_bytes_total",
+                           "container_network_receive_packets_total",
+                           "container_network_receive_errors_total",
+                           "container_network_receive_packets_dropped_total",
+                           "container_network_transmit_bytes_total",
+                           "container_network_transmit_packets_total",
+                           "container_network_transmit_errors_total",
                            "container_network_transmit_packets_dropped_total"}) {
     const auto* f = Find(families, name);
     ASSERT_NE(f, nullptr) << name;

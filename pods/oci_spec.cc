@@ -14,10 +14,10 @@ namespace {
 constexpr std::string_view kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 // The list that Docker masks, and that Kubernetes calls the default ProcMount.
-constexpr std::string_view kMasked[] = {
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
-    "/sys/devices/virtual/powercap"};
+constexpr std::string_view kMasked[] = {"/proc/asound",     "/proc/acpi",        "/proc/interrupts",
+                                        "/proc/kcore",      "/proc/keys",        "/proc/latency_stats",
+                                        "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+                                        "/proc/scsi",       "/sys/firmware",     "/sys/devices/virtual/powercap"};
 constexpr std::string_view kReadonly[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
 
 Result<std::vector<std::string>> Args(const ContainerSpec& spec, const images::ImageConfig& image) {
@@ -37,8 +37,10 @@ class Environment {
   void Set(const std::string& entry) {
     std::string name = entry.substr(0, entry.find('='));
     auto [it, fresh] = index_.try_emplace(name, entries_.size());
-    if (fresh) entries_.push_back(entry);
-    else entries_[it->second] = entry;
+    if (fresh)
+      entries_.push_back(entry);
+    else
+      entries_[it->second] = entry;
   }
   void Default(const std::string& name, const std::string& value) {
     if (!index_.contains(name)) Set(name + "=" + value);
@@ -65,8 +67,10 @@ size_t Depth(const std::string& path) {
   size_t depth = 0;
   bool inside = false;
   for (char c : path) {
-    if (c == '/') inside = false;
-    else if (!std::exchange(inside, true)) ++depth;
+    if (c == '/')
+      inside = false;
+    else if (!std::exchange(inside, true))
+      ++depth;
   }
   return depth;
 }
@@ -86,15 +90,27 @@ std::string Clean(const std::string& path) {  // "/a//b/" -> "/a/b"; ".." was re
 }
 
 oci::Mount Bind(const Mount& m) {
-  oci::Mount out{.destination = Clean(m.container_path), .type = "bind", .source = m.host_path, .options = {"rbind"},
-                 .uidMappings = {}, .gidMappings = {}};
+  oci::Mount out{.destination = Clean(m.container_path),
+                 .type = "bind",
+                 .source = m.host_path,
+                 .options = {"rbind"},
+                 .uidMappings = {},
+                 .gidMappings = {}};
   switch (m.propagation) {
-    case Propagation::kPrivate: out.options.push_back("rprivate"); break;
-    case Propagation::kHostToContainer: out.options.push_back("rslave"); break;
-    case Propagation::kBidirectional: out.options.push_back("rshared"); break;
+    case Propagation::kPrivate:
+      out.options.push_back("rprivate");
+      break;
+    case Propagation::kHostToContainer:
+      out.options.push_back("rslave");
+      break;
+    case Propagation::kBidirectional:
+      out.options.push_back("rshared");
+      break;
   }
-  if (m.recursive_read_only) out.options.push_back("rro");
-  else out.options.push_back(m.read_only ? "ro" : "rw");
+  if (m.recursive_read_only)
+    out.options.push_back("rro");
+  else
+    out.options.push_back(m.read_only ? "ro" : "rw");
   return out;
 }
 
@@ -102,8 +118,12 @@ std::vector<oci::Mount> Mounts(const OciInput& in) {
   const bool privileged = in.container.privileged;
   std::vector<oci::Mount> all;
   auto add = [&](std::string at, std::string type, std::string source, std::vector<std::string> options) {
-    all.push_back({.destination = std::move(at), .type = std::move(type), .source = std::move(source),
-                   .options = std::move(options), .uidMappings = {}, .gidMappings = {}});
+    all.push_back({.destination = std::move(at),
+                   .type = std::move(type),
+                   .source = std::move(source),
+                   .options = std::move(options),
+                   .uidMappings = {},
+                   .gidMappings = {}});
   };
   const std::string mode = privileged ? "rw" : "ro";
   add("/proc", "proc", "proc", {"nosuid", "noexec", "nodev"});
@@ -124,12 +144,14 @@ std::vector<oci::Mount> Mounts(const OciInput& in) {
   for (const Mount& m : in.container.mounts) taken.insert(Clean(m.container_path));
   std::erase_if(all, [&](const oci::Mount& m) { return taken.contains(m.destination); });
   for (const Mount& m : in.container.mounts) all.push_back(Bind(m));
-  std::stable_sort(all.begin(), all.end(),
-                   [](const oci::Mount& a, const oci::Mount& b) { return Depth(a.destination) < Depth(b.destination); });
+  std::stable_sort(all.begin(), all.end(), [](const oci::Mount& a, const oci::Mount& b) {
+    return Depth(a.destination) < Depth(b.destination);
+  });
   return all;
 }
 
-oci::DeviceRule Allow(std::string type, std::optional<int64_t> major, std::optional<int64_t> minor, std::string access) {
+oci::DeviceRule Allow(std::string type, std::optional<int64_t> major, std::optional<int64_t> minor,
+                      std::string access) {
   return {.allow = true, .type = std::move(type), .access = std::move(access), .major = major, .minor = minor};
 }
 
@@ -197,13 +219,17 @@ Result<oci::Spec> MakeOciSpec(const OciInput& in) {
   p.user.additionalGids = in.user.groups;
   p.args = TRY(Args(c, in.image.config));
   p.env = Env(in);
-  p.cwd = !c.working_dir.empty() ? c.working_dir : !in.image.config.working_dir.empty() ? in.image.config.working_dir : "/";
+  p.cwd = !c.working_dir.empty()                 ? c.working_dir
+          : !in.image.config.working_dir.empty() ? in.image.config.working_dir
+                                                 : "/";
   if (p.cwd[0] != '/') p.cwd = "/" + p.cwd;
   p.capabilities = TRY(MakeCapabilities(c));
   p.noNewPrivileges = c.no_new_privileges;
   p.oomScoreAdj = c.resources.oom_score_adj;
-  if (c.apparmor.kind == "localhost") p.apparmorProfile = c.apparmor.path;
-  else if (c.apparmor.kind == "unconfined") p.apparmorProfile = "unconfined";
+  if (c.apparmor.kind == "localhost")
+    p.apparmorProfile = c.apparmor.path;
+  else if (c.apparmor.kind == "unconfined")
+    p.apparmorProfile = "unconfined";
   spec.process = std::move(p);
 
   oci::Linux linux;
@@ -216,15 +242,20 @@ Result<oci::Spec> MakeOciSpec(const OciInput& in) {
   if (in.cgroup_v2 && !c.privileged) linux.namespaces.push_back({.type = "cgroup", .path = ""});
   linux.rootfsPropagation = "rprivate";
   for (const Mount& m : c.mounts) {
-    if (m.propagation == Propagation::kBidirectional) linux.rootfsPropagation = "rshared";
+    if (m.propagation == Propagation::kBidirectional)
+      linux.rootfsPropagation = "rshared";
     else if (m.propagation == Propagation::kHostToContainer && linux.rootfsPropagation == "rprivate")
       linux.rootfsPropagation = "rslave";
   }
   if (!c.privileged) {
-    if (c.masked_paths) linux.maskedPaths = *c.masked_paths;
-    else linux.maskedPaths.assign(std::begin(kMasked), std::end(kMasked));
-    if (c.readonly_paths) linux.readonlyPaths = *c.readonly_paths;
-    else linux.readonlyPaths.assign(std::begin(kReadonly), std::end(kReadonly));
+    if (c.masked_paths)
+      linux.maskedPaths = *c.masked_paths;
+    else
+      linux.maskedPaths.assign(std::begin(kMasked), std::end(kMasked));
+    if (c.readonly_paths)
+      linux.readonlyPaths = *c.readonly_paths;
+    else
+      linux.readonlyPaths.assign(std::begin(kReadonly), std::end(kReadonly));
     linux.seccomp = in.seccomp;
   }
   spec.linux = std::move(linux);

@@ -42,9 +42,17 @@ struct Case {
     user.groups = {0};
   }
   Result<runtime::oci::Spec> Make() const {
-    return MakeOciSpec({.pod = pod, .container = container, .image = image, .user = user, .home = home,
-                        .pod_dir = "/var/lib/berth/pods/a/etc", .cgroup = "/berth/a/c", .cgroup_v2 = v2,
-                        .devices = devices, .hostname = "web", .seccomp = {}});
+    return MakeOciSpec({.pod = pod,
+                        .container = container,
+                        .image = image,
+                        .user = user,
+                        .home = home,
+                        .pod_dir = "/var/lib/berth/pods/a/etc",
+                        .cgroup = "/berth/a/c",
+                        .cgroup_v2 = v2,
+                        .devices = devices,
+                        .hostname = "web",
+                        .seccomp = {}});
   }
 };
 
@@ -79,10 +87,11 @@ TEST(OciSpecTest, Full) {
   s.add_capabilities = {"NET_ADMIN", "cap_sys_time"};
   s.drop_capabilities = {"MKNOD"};
   s.namespaces.pid = Namespace::kPod;
-  s.mounts = {{.container_path = "/data/deep/dir", .host_path = "/srv/deep", .read_only = true, .recursive_read_only = true},
-              {.container_path = "/data/", .host_path = "/srv/data", .propagation = Propagation::kHostToContainer},
-              {.container_path = "/etc/hosts", .host_path = "/srv/hosts", .read_only = true},
-              {.container_path = "/dev/shm", .host_path = "/srv/shm"}};
+  s.mounts = {
+      {.container_path = "/data/deep/dir", .host_path = "/srv/deep", .read_only = true, .recursive_read_only = true},
+      {.container_path = "/data/", .host_path = "/srv/data", .propagation = Propagation::kHostToContainer},
+      {.container_path = "/etc/hosts", .host_path = "/srv/hosts", .read_only = true},
+      {.container_path = "/dev/shm", .host_path = "/srv/shm"}};
   s.resources.cpu_shares = 512;
   s.resources.cpu_quota = 50000;
   s.resources.cpu_period = 100000;
@@ -118,7 +127,11 @@ TEST(OciSpecTest, CommandAndArguments) {
   EXPECT_EQ(args([](Case&) {}), (V{"/entry", "serve"}));
   EXPECT_EQ(args([](Case& c) { c.container.args = {"x"}; }), (V{"/entry", "x"}));
   EXPECT_EQ(args([](Case& c) { c.container.command = {"/my"}; }), (V{"/my"}));
-  EXPECT_EQ(args([](Case& c) { c.container.command = {"/my"}; c.container.args = {"x"}; }), (V{"/my", "x"}));
+  EXPECT_EQ(args([](Case& c) {
+              c.container.command = {"/my"};
+              c.container.args = {"x"};
+            }),
+            (V{"/my", "x"}));
   EXPECT_EQ(args([](Case& c) { c.image.config.entrypoint.clear(); }), (V{"serve"}));
   Case none;
   none.image.config = {};
@@ -128,7 +141,7 @@ TEST(OciSpecTest, CommandAndArguments) {
 TEST(OciSpecTest, Limits) {
   Case c;
   c.container.resources.memory_limit = 100;
-  EXPECT_EQ(c.Make()->linux->resources->memory->swap, 100);       // none by default
+  EXPECT_EQ(c.Make()->linux->resources->memory->swap, 100);  // none by default
   c.container.resources.memory_swap = -1;
   EXPECT_EQ(c.Make()->linux->resources->memory->swap, -1);
   c.container.resources.memory_swap = 300;
@@ -221,8 +234,8 @@ TEST_F(UsersTest, Forms) {
     const char* user;
     uint32_t uid, gid;
     const char* home;
-  } cases[] = {{"", 0, 0, "/root"},       {"www-data", 33, 33, "/var/www"}, {"1000", 1000, 1000, "/home/app"},
-               {"4321", 4321, 0, "/"},    {"1003:1004", 1003, 1004, "/"},   {"app:team", 1000, 70, "/home/app"},
+  } cases[] = {{"", 0, 0, "/root"},         {"www-data", 33, 33, "/var/www"}, {"1000", 1000, 1000, "/home/app"},
+               {"4321", 4321, 0, "/"},      {"1003:1004", 1003, 1004, "/"},   {"app:team", 1000, 70, "/home/app"},
                {"1002", 5000, 5000, "/odd"}};
   for (const auto& c : cases) {
     auto r = Resolve(c.user);
@@ -254,14 +267,14 @@ TEST_F(UsersTest, Groups) {
 
 TEST_F(UsersTest, HostileFiles) {
   ASSERT_EQ(::unlink((dir / "etc/passwd").c_str()), 0);
-  EXPECT_EQ(Resolve("7")->user.uid, 7u);                     // missing
+  EXPECT_EQ(Resolve("7")->user.uid, 7u);  // missing
   // A link that points out of the image is followed inside it.
   ASSERT_EQ(::symlink("/../../../../etc/real", (dir / "etc/passwd").c_str()), 0);
   ASSERT_TRUE(IsOk(WriteFileAtomic(dir / "etc/real", "in:x:5:6::/in:\n")));
   EXPECT_EQ(Resolve("in")->user.uid, 5u);
   ASSERT_EQ(::unlink((dir / "etc/passwd").c_str()), 0);
   ASSERT_EQ(::symlink("passwd", (dir / "etc/passwd").c_str()), 0);
-  EXPECT_EQ(Resolve("7")->user.uid, 7u);                     // a loop
+  EXPECT_EQ(Resolve("7")->user.uid, 7u);  // a loop
   ASSERT_EQ(::unlink((dir / "etc/passwd").c_str()), 0);
   ASSERT_EQ(::mkfifo((dir / "etc/passwd").c_str(), 0600), 0);
   EXPECT_TRUE(IsErr(Resolve("7"), Code::kInvalidArgument, "regular file"));
@@ -310,7 +323,8 @@ TEST(HostPathsTest, MountsAndDevices) {
   TempDir dir;
   ASSERT_EQ(::symlink("real", (dir / "link").c_str()), 0);
   ASSERT_TRUE(IsOk(MakeDirs(dir / "real")));
-  auto mounts = ResolveMounts({{.container_path = "/a", .host_path = dir / "made/deep"}, {.container_path = "/b", .host_path = dir / "link"}});
+  auto mounts = ResolveMounts(
+      {{.container_path = "/a", .host_path = dir / "made/deep"}, {.container_path = "/b", .host_path = dir / "link"}});
   ASSERT_TRUE(IsOk(mounts));
   EXPECT_TRUE(Exists(dir / "made/deep"));
   EXPECT_TRUE((*mounts)[1].host_path.ends_with("/real"));
@@ -320,9 +334,11 @@ TEST(HostPathsTest, MountsAndDevices) {
   EXPECT_EQ((*devices)[0].path, "/dev/nil");
   EXPECT_EQ((*devices)[0].major, 1);
   EXPECT_EQ((*devices)[0].minor, 3);
-  EXPECT_TRUE(IsErr(FindDevices({{.host_path = dir / "none", .container_path = "/dev/x"}}, false), Code::kNotFound, "devices[0]"));
+  EXPECT_TRUE(IsErr(FindDevices({{.host_path = dir / "none", .container_path = "/dev/x"}}, false), Code::kNotFound,
+                    "devices[0]"));
   ASSERT_TRUE(IsOk(WriteFileAtomic(dir / "file", "")));
-  EXPECT_TRUE(IsErr(FindDevices({{.host_path = dir / "file", .container_path = "/dev/x"}}, false), Code::kInvalidArgument, "neither"));
+  EXPECT_TRUE(IsErr(FindDevices({{.host_path = dir / "file", .container_path = "/dev/x"}}, false),
+                    Code::kInvalidArgument, "neither"));
   EXPECT_TRUE(IsOk(FindDevices({}, true)));
 }
 
@@ -331,7 +347,8 @@ TEST(ValidateTest, SignalsAndCgroups) {
   EXPECT_EQ(*SignalNumber("quit", "f"), 3);
   EXPECT_EQ(*SignalNumber("9", "f"), 9);
   EXPECT_EQ(*SignalNumber("RTMIN+3", "f"), 37);
-  for (const char* bad : {"", "SIG", "0", "65", "TERMX", "-1"}) EXPECT_TRUE(IsErr(SignalNumber(bad, "f"), Code::kInvalidArgument, "f:")) << bad;
+  for (const char* bad : {"", "SIG", "0", "65", "TERMX", "-1"})
+    EXPECT_TRUE(IsErr(SignalNumber(bad, "f"), Code::kInvalidArgument, "f:")) << bad;
   EXPECT_EQ(*CleanCgroupPath("", "f"), "");
   EXPECT_EQ(*CleanCgroupPath("/", "f"), "");
   EXPECT_EQ(*CleanCgroupPath("a//b/", "f"), "/a/b");

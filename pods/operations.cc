@@ -32,8 +32,14 @@ Operation::Operation(Operations& operations, std::string_view verb, std::string 
     : all_(operations), verb_(verb), stage_since_(steady_clock::now()) {
   std::lock_guard lock(all_.mutex_);
   id_ = all_.next_++;
-  all_.running_[id_] = {.id = id_, .verb = verb_, .subject = std::move(subject), .stage = "begin", .words = {},
-                        .blocker = {}, .since = stage_since_, .stage_since = stage_since_};
+  all_.running_[id_] = {.id = id_,
+                        .verb = verb_,
+                        .subject = std::move(subject),
+                        .stage = "begin",
+                        .words = {},
+                        .blocker = {},
+                        .since = stage_since_,
+                        .stage_since = stage_since_};
 }
 
 Operation::~Operation() {

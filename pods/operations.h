@@ -1,6 +1,6 @@
 #pragma once
-// What the agent is doing: every verb registers itself with its stage and, when it waits long, with what it waits for. The
-// same words stand in errors, in `berth debug ops` and in metrics.
+// What the agent is doing: every verb registers itself with its stage and, when it waits long, with what it waits for.
+// The same words stand in errors, in `berth debug ops` and in metrics.
 //
 //   Operation op(core, "run_pod", id.str());
 //   TRY(op.Stage("network", "attach network"));        // also the failpoint run_pod.network
@@ -27,7 +27,7 @@ struct OperationInfo {
 class Operations {  // thread-safe
  public:
   using Hook = std::function<Result<void>(std::string_view)>;
-  std::vector<OperationInfo> List() const;   // oldest first
+  std::vector<OperationInfo> List() const;  // oldest first
   size_t running() const;
   // Called at each stage with "<verb>.<stage>"; an error makes the verb fail there. For tests.
   void SetHook(Hook hook);

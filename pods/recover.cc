@@ -1,5 +1,5 @@
-// Start-up is recovery. The rows say what was meant to be, the monitors what is; what half-made operations left is taken
-// away, what was half taken away goes entirely, and what no row owns is collected. May run any number of times.
+// Start-up is recovery. The rows say what was meant to be, the monitors what is; what half-made operations left is
+// taken away, what was half taken away goes entirely, and what no row owns is collected. May run any number of times.
 #include <dirent.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -119,7 +119,7 @@ void RecoverReady(Core& core, const PodState& pod, runtime::AdoptedPod adopted) 
   for (auto& f : adopted.containers) facts[f.id] = f;
   for (const auto& c : core.registry.ContainersOf(pod.id)) {
     auto it = facts.find(c->id);
-    if (c->phase == ContainerPhase::kCreating) continue;   // undone by the caller
+    if (c->phase == ContainerPhase::kCreating) continue;  // undone by the caller
     if (it != facts.end()) {
       ApplyFacts(core, c->id, pod.id, it->second);
       facts.erase(it);
@@ -173,9 +173,11 @@ void RecoverPod(Core& core, const PodRow& row, const std::set<ContainerId>& remo
     if (auto r = UndoPod(core, pod); !r) Abandon(core, pod.id, r.error());
     return;
   }
-  if (*adopted && pod.phase == PodPhase::kReady) RecoverReady(core, pod, std::move(**adopted));
+  if (*adopted && pod.phase == PodPhase::kReady)
+    RecoverReady(core, pod, std::move(**adopted));
   else if (pod.phase != PodPhase::kStopped)
-    EndContainers(core, pod.id, kExitUnknown, "Unknown", rebooted ? "the machine was restarted" : "the pod's monitor died");
+    EndContainers(core, pod.id, kExitUnknown, "Unknown",
+                  rebooted ? "the machine was restarted" : "the pod's monitor died");
 
   for (const auto& c : core.registry.ContainersOf(pod.id))
     if (c->phase == ContainerPhase::kCreating)
@@ -185,7 +187,8 @@ void RecoverPod(Core& core, const PodRow& row, const std::set<ContainerId>& remo
   for (const auto& c : core.registry.ContainersOf(pod.id))
     if (removing.contains(c->id))
       Note("container.recover_remove", c->id.str(), RemoveContainer(core, c->id.str(), Deadline::After(seconds(60))));
-  if (row.removing) Note("pod.recover_remove", pod.id.str(), RemovePod(core, pod.id.str(), Deadline::After(seconds(60))));
+  if (row.removing)
+    Note("pod.recover_remove", pod.id.str(), RemovePod(core, pod.id.str(), Deadline::After(seconds(60))));
 }
 
 // Directories, monitors and cgroups named by the id of a pod that has no row.
@@ -223,11 +226,14 @@ Result<void> AdoptLate(Core& core, const PodId& id, const Deadline& until) {
   auto verb = TRY(core.registry.LockVerb("adopt " + id.str(), until));
   if (!core.registry.Unadopted(id)) return {};
   auto pod = core.registry.Pod(id);
-  auto adopted = TRY_CTX(Adopt(core, *pod, until), "pod {}: its monitor (pid {}) does not answer", id.Short(), pod->monitor);
+  auto adopted =
+      TRY_CTX(Adopt(core, *pod, until), "pod {}: its monitor (pid {}) does not answer", id.Short(), pod->monitor);
   core.registry.MarkUnadopted(id, false);
   log::Info("pod.adopted_late", {{"pod", id}, {"found", adopted.has_value()}});
-  if (!adopted) ApplyLost(core, id);
-  else if (pod->phase == PodPhase::kReady) RecoverReady(core, *pod, std::move(*adopted));
+  if (!adopted)
+    ApplyLost(core, id);
+  else if (pod->phase == PodPhase::kReady)
+    RecoverReady(core, *pod, std::move(*adopted));
   return {};
 }
 
@@ -279,8 +285,10 @@ Result<void> Recover(Core& core) {
   TRY(op.In(core.table.SetBootId(boot_id)));
 
   auto took = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
-  log::Info("core.recovered", {{"pods", core.registry.EveryPod().size()}, {"containers", core.registry.Containers().size()},
-                               {"rebooted", rebooted}, {"took_ms", fmt::format("{:.1f}", took)}});
+  log::Info("core.recovered", {{"pods", core.registry.EveryPod().size()},
+                               {"containers", core.registry.Containers().size()},
+                               {"rebooted", rebooted},
+                               {"took_ms", fmt::format("{:.1f}", took)}});
   return {};
 }
 

@@ -1,7 +1,7 @@
 // The agent dies at each step of each verb; the next one finds the ground as it is and leaves nothing that no row owns.
 //
-// A death is played by stopping the verb's thread at the step for good (as far as the next agent can tell) and giving the
-// same database, directories, monitors, network and snapshots to a second agent.
+// A death is played by stopping the verb's thread at the step for good (as far as the next agent can tell) and giving
+// the same database, directories, monitors, network and snapshots to a second agent.
 #include <signal.h>
 
 #include <condition_variable>
@@ -99,7 +99,8 @@ TEST(RecoverTest, DeathAtEveryStepOfEveryVerb) {
       EXPECT_EQ(ground.world->pods(), ready);
       EXPECT_EQ(ground.network.attached().size(), ready);
       if (verb == "run_pod") EXPECT_EQ(ListPods(next.core).size(), 2u);
-      if (point == "start_container.running") EXPECT_EQ(FindContainer(next.core, created.str())->phase, ContainerPhase::kRunning);
+      if (point == "start_container.running")
+        EXPECT_EQ(FindContainer(next.core, created.str())->phase, ContainerPhase::kRunning);
       if (point == "start_container.exec") EXPECT_TRUE(IsOk(StartContainer(next.core, created.str(), Soon())));
       // Once removal was recorded it is finished; a stop that was recorded, too.
       if (verb == "remove_pod" && point != "remove_pod.stop" && point != "remove_pod.mark")
@@ -196,7 +197,7 @@ TEST(RecoverTest, CreatedAtGrowsOverRestarts) {
     before = FindPod(agent.core, pod.str())->created_at;
     ASSERT_TRUE(IsOk(RemovePod(agent.core, pod.str(), Soon())));
   }
-  Agent agent(ground);                       // the fake clock has not moved
+  Agent agent(ground);  // the fake clock has not moved
   auto pod = RunPod(agent.core, Ground::Pod("b"), Soon()).value();
   EXPECT_GT(FindPod(agent.core, pod.str())->created_at, before);
 }

@@ -7,8 +7,10 @@ namespace berth::pods {
 Result<void> Await(const Latch& latch, const Deadline& until, std::string_view what) {
   while (!latch.cancelled()) {
     // A latch that found no descriptor left when it was made is asked now and then.
-    if (latch.fd() < 0) TRY(until.Sleep(std::chrono::milliseconds(20), what));
-    else TRY(until.WaitFor(latch.fd(), POLLIN, what));
+    if (latch.fd() < 0)
+      TRY(until.Sleep(std::chrono::milliseconds(20), what));
+    else
+      TRY(until.WaitFor(latch.fd(), POLLIN, what));
   }
   return {};
 }
@@ -363,7 +365,7 @@ Result<Registry::Claim> Registry::Join(const std::string& key, const std::string
       }
     }
     TRY(Await(flight->done, until, "the first attempt to create " + what));
-    const auto& answer = flight->answer;     // written before the latch fired, never after
+    const auto& answer = flight->answer;  // written before the latch fired, never after
     if (!answer.has_value() &&
         (answer.error().code == Code::kCancelled || answer.error().code == Code::kDeadlineExceeded))
       continue;  // its caller gave up, this one has not

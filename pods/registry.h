@@ -30,12 +30,12 @@ using PodPtr = std::shared_ptr<const PodState>;
 using ContainerPtr = std::shared_ptr<const ContainerState>;
 
 struct PodFilter {
-  std::string id;                            // a unique prefix or whole; empty: any
-  Labels labels;                             // all must match
+  std::string id;  // a unique prefix or whole; empty: any
+  Labels labels;   // all must match
   std::optional<PodPhase> phase;
 };
 struct ContainerFilter {
-  std::string id, pod;                       // prefixes or whole
+  std::string id, pod;  // prefixes or whole
   Labels labels;
   std::optional<ContainerPhase> phase;
 };
@@ -52,15 +52,15 @@ class Registry {
   Registry(const Registry&) = delete;
 
   // --- reading. Objects in creation are seen by id, never listed by the filters.
-  PodPtr Pod(const PodId& id) const;                      // null: none
+  PodPtr Pod(const PodId& id) const;  // null: none
   ContainerPtr Container(const ContainerId& id) const;
   // By id or unique prefix of at least one digit. kNotFound, or kConflict naming two candidates.
   Result<PodPtr> FindPod(std::string_view id) const;
   Result<ContainerPtr> FindContainer(std::string_view id) const;
-  std::vector<PodPtr> Pods(const PodFilter& filter = {}) const;            // newest first
+  std::vector<PodPtr> Pods(const PodFilter& filter = {}) const;  // newest first
   std::vector<ContainerPtr> Containers(const ContainerFilter& filter = {}) const;
-  std::vector<ContainerPtr> ContainersOf(const PodId& pod) const;          // also those in creation; oldest first
-  std::vector<PodPtr> EveryPod() const;                                    // also those in creation
+  std::vector<ContainerPtr> ContainersOf(const PodId& pod) const;  // also those in creation; oldest first
+  std::vector<PodPtr> EveryPod() const;                            // also those in creation
 
   // --- changing
   // Held over a change of phase (row and state), never over a wait.
@@ -104,7 +104,9 @@ class Registry {
 
    private:
     friend class Registry;
-    struct Disown { void operator()(Registry*) const {} };
+    struct Disown {
+      void operator()(Registry*) const {}
+    };
     Claim() = default;
     std::unique_ptr<Registry, Disown> registry_;  // null once finished or moved from
     std::string key_;
@@ -127,7 +129,7 @@ class Registry {
   struct Flight {
     Latch done;
     Result<std::string> answer = std::string();
-    std::string pod;                         // of a container's creation
+    std::string pod;  // of a container's creation
   };
   struct PodEntry {
     PodPtr state;

@@ -81,7 +81,8 @@ TEST_F(RegistryTest, ContainersBelongToPods) {
   registry.Put(Container('4', a, ContainerPhase::kExited));
   registry.Put(Container('5', b));
   EXPECT_EQ(registry.ContainersOf(a.id).size(), 2u);
-  EXPECT_EQ(registry.Containers({.id = {}, .pod = a.id.str(), .labels = {}, .phase = ContainerPhase::kRunning}).size(), 1u);
+  EXPECT_EQ(registry.Containers({.id = {}, .pod = a.id.str(), .labels = {}, .phase = ContainerPhase::kRunning}).size(),
+            1u);
   EXPECT_EQ(registry.Containers({.id = {}, .pod = "1", .labels = {}, .phase = {}}).size(), 2u);
   EXPECT_EQ(registry.Containers({.id = "3", .pod = "2", .labels = {}, .phase = {}}).size(), 0u);
   EXPECT_EQ(registry.Containers({.id = {}, .pod = {}, .labels = {{"name", "c-5"}}, .phase = {}}).size(), 1u);
@@ -306,7 +307,7 @@ TEST(SamplesTest, RateFromSamplesAtLeastASecondApart) {
   ContainerId id(std::string(64, 'a'));
   EXPECT_EQ(samples.Rate(id, 1'000'000'000), 0u);
   clock.Advance(500ms);
-  EXPECT_EQ(samples.Rate(id, 1'400'000'000), 0u);           // too soon for a rate
+  EXPECT_EQ(samples.Rate(id, 1'400'000'000), 0u);  // too soon for a rate
   clock.Advance(1500ms);
   EXPECT_EQ(samples.Rate(id, 2'000'000'000), 500'000'000u);  // one second of CPU in two
   clock.Advance(100ms);
@@ -344,7 +345,7 @@ TEST(SamplesTest, TickReadsRunningAndWalksRarely) {
   clock.Advance(11s);
   samples.Tick();
   EXPECT_EQ(walks[running.id.str()], 2);
-  EXPECT_EQ(walks[exited.id.str()], 1);                      // it writes no more
+  EXPECT_EQ(walks[exited.id.str()], 1);  // it writes no more
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ Result<void> RemoveContainer(Core& core, const std::string& container, const Dea
   TRY(op.Stage("drop", "drop the container's record"));
   TRY(op.In(RemoveTree(Layout{core.root, core.run}.ExitRecord(c->pod, id))));
   auto lock = TRY(op.In(core.registry.LockPod(c->pod, until)));
-  c = core.registry.Container(id);             // its last state
+  c = core.registry.Container(id);  // its last state
   TRY(op.In(core.table.Drop(id)));
   core.registry.Erase(id);
   core.samples.Forget(id);

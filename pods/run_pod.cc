@@ -40,8 +40,8 @@ cni::Attachment AttachmentOf(const PodState& pod, const runtime::PodHandle& hand
   a.netns_path = handle.netns_path;
   for (const Port& p : pod.spec.ports)
     if (p.host_port != 0)
-      a.ports.push_back({.protocol = p.protocol, .host_port = p.host_port, .container_port = p.container_port,
-                         .host_ip = p.host_ip});
+      a.ports.push_back(
+          {.protocol = p.protocol, .host_port = p.host_port, .container_port = p.container_port, .host_ip = p.host_ip});
   return a;
 }
 
@@ -125,8 +125,9 @@ Result<PodId> RunPod(Core& core, const PodSpec& spec, const Deadline& until) {
   undo.Keep();
   claim.Finish(pod.id.str());
   auto took = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
-  log::Info("pod.ready", {{"pod", pod.id}, {"name", spec.name}, {"namespace", spec.name_space},
-                          {"took_ms", fmt::format("{:.1f}", took)}});
+  log::Info(
+      "pod.ready",
+      {{"pod", pod.id}, {"name", spec.name}, {"namespace", spec.name_space}, {"took_ms", fmt::format("{:.1f}", took)}});
   return pod.id;
 }
 

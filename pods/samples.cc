@@ -60,7 +60,7 @@ void Samples::Tick() {
     auto usage = writable_(c->id);
     auto took = clock_.Now() - began;
     std::unique_lock lock(mutex_);
-    if (!registry_.Container(c->id)) {       // removed meanwhile
+    if (!registry_.Container(c->id)) {  // removed meanwhile
       entries_.erase(c->id.str());
       continue;
     }
@@ -78,13 +78,19 @@ uint64_t Samples::Rate(const ContainerId& id, uint64_t cpu_ns) {
   Entry& e = entries_[id.str()];
   auto now = clock_.Now();
   if (!e.sampled || cpu_ns < e.cpu_ns) {
-    e = {.at = now, .cpu_ns = cpu_ns, .nano_cores = 0, .sampled = true, .writable = e.writable, .walked = e.walked,
+    e = {.at = now,
+         .cpu_ns = cpu_ns,
+         .nano_cores = 0,
+         .sampled = true,
+         .writable = e.writable,
+         .walked = e.walked,
          .after_end = e.after_end};
     return 0;
   }
   auto passed = duration_cast<nanoseconds>(now - e.at);
   if (passed >= seconds(1)) {
-    e.nano_cores = static_cast<uint64_t>(static_cast<double>(cpu_ns - e.cpu_ns) * 1e9 / static_cast<double>(passed.count()));
+    e.nano_cores =
+        static_cast<uint64_t>(static_cast<double>(cpu_ns - e.cpu_ns) * 1e9 / static_cast<double>(passed.count()));
     e.at = now;
     e.cpu_ns = cpu_ns;
   }

@@ -2,8 +2,9 @@
 // What containers use, sampled in the background: CPU rates need two samples, writable layers need a walk that is too
 // slow for a call. One thread; it stops with the object.
 //
-// `Rate` answers from the newest pair of samples at least a second apart. `Writable` answers from a cache that is walked
-// again every `writable_every`, one container at a time, so that the walk never takes more than a tenth of a core.
+// `Rate` answers from the newest pair of samples at least a second apart. `Writable` answers from a cache that is
+// walked again every `writable_every`, one container at a time, so that the walk never takes more than a tenth of a
+// core.
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -28,9 +29,9 @@ class Samples {
   Samples(Registry& registry, const Clock& clock, CpuReader cpu, WritableReader writable, Options options);
   Samples(Registry& registry, const Clock& clock, CpuReader cpu, WritableReader writable);
   ~Samples();
-  void Start();                              // the thread; without it nothing is sampled but by Tick
+  void Start();  // the thread; without it nothing is sampled but by Tick
   void Stop();
-  void Tick();                               // one round of both
+  void Tick();  // one round of both
 
   // CPU nanoseconds a second, from `cpu_ns` read just now and the sample before; 0 while there is none.
   uint64_t Rate(const ContainerId& id, uint64_t cpu_ns);
@@ -45,7 +46,7 @@ class Samples {
     bool sampled = false;
     std::optional<images::Usage> writable;
     std::chrono::steady_clock::time_point walked{};
-    bool after_end = false;                  // walked since the container exited
+    bool after_end = false;  // walked since the container exited
   };
   void Loop();
 

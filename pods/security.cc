@@ -8,7 +8,8 @@ namespace berth::pods {
 
 namespace seccomp = runtime::seccomp;
 
-Result<std::optional<runtime::oci::Seccomp>> LoadSeccomp(const ContainerSpec& spec, const std::string& default_profile) {
+Result<std::optional<runtime::oci::Seccomp>> LoadSeccomp(const ContainerSpec& spec,
+                                                         const std::string& default_profile) {
   const SecurityProfile& asked = spec.seccomp;
   if (spec.privileged || (asked.kind != "default" && asked.kind != "localhost")) return std::nullopt;
   const auto sets = TRY(MakeCapabilities(spec));
@@ -27,7 +28,8 @@ Result<void> CheckAppArmor(const SecurityProfile& profile, const std::string& sy
     return Err(Code::kFailedPrecondition, "apparmor: profile {}: this kernel runs without AppArmor", profile.path);
   std::string loaded = TRY(ReadFile(path));  // lines "name (enforce)"
   if (("\n" + loaded).find("\n" + profile.path + " (") != std::string::npos) return {};
-  return Err(Code::kFailedPrecondition, "apparmor: profile {}: is not loaded; load it with apparmor_parser", profile.path);
+  return Err(Code::kFailedPrecondition, "apparmor: profile {}: is not loaded; load it with apparmor_parser",
+             profile.path);
 }
 
 }  // namespace berth::pods

@@ -13,10 +13,14 @@ namespace {
 
 std::string_view PhaseName(ContainerPhase phase) {
   switch (phase) {
-    case ContainerPhase::kCreating: return "being created";
-    case ContainerPhase::kCreated: return "created";
-    case ContainerPhase::kRunning: return "running";
-    case ContainerPhase::kExited: return "exited";
+    case ContainerPhase::kCreating:
+      return "being created";
+    case ContainerPhase::kCreated:
+      return "created";
+    case ContainerPhase::kRunning:
+      return "running";
+    case ContainerPhase::kExited:
+      return "exited";
   }
   return "unknown";
 }
@@ -46,7 +50,8 @@ void Record(Core& core, const ContainerState& c, const Result<int64_t>& started)
     next.pid = -1;
   }
   // A row that could not be written is written by recovery, which asks the monitor.
-  if (auto r = core.table.Update(next); !r) log::Fail("container.start_row", {{"container", c.id}, {"error", r.error()}});
+  if (auto r = core.table.Update(next); !r)
+    log::Fail("container.start_row", {{"container", c.id}, {"error", r.error()}});
   core.registry.Put(next);
   core.events.Publish(started ? EventKind::kContainerStarted : EventKind::kContainerExited, core.registry.Pod(c.pod),
                       core.registry.Container(c.id));
@@ -60,7 +65,8 @@ Result<void> StartContainer(Core& core, const std::string& container, const Dead
   op.Blocker("an earlier operation on this container");
   auto verb = TRY(core.registry.LockVerb(c->id.str(), until));
   c = core.registry.Container(c->id);
-  if (!c || c->phase == ContainerPhase::kCreating) return Err(Code::kNotFound, "container {}: no such container", container);
+  if (!c || c->phase == ContainerPhase::kCreating)
+    return Err(Code::kNotFound, "container {}: no such container", container);
   if (c->phase != ContainerPhase::kCreated)
     return Err(Code::kConflict, "container {}: is {}; only a created container can be started", c->id.Short(),
                PhaseName(c->phase));

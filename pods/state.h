@@ -24,15 +24,18 @@ struct PodState {
   PodId id;
   PodSpec spec;
   PodPhase phase = PodPhase::kCreating;
-  int64_t created_at = 0;                      // unix nanoseconds; grows with creation even when the clock steps back
-  cni::AttachResult network;                   // empty with host network
-  std::string netns_path;                      // empty with host network
+  int64_t created_at = 0;     // unix nanoseconds; grows with creation even when the clock steps back
+  cni::AttachResult network;  // empty with host network
+  std::string netns_path;     // empty with host network
   pid_t monitor = -1;
-  std::string cgroup;                          // pod's own cgroup path
-  std::string stuck;                           // why the last stop could not finish; empty otherwise
+  std::string cgroup;  // pod's own cgroup path
+  std::string stuck;   // why the last stop could not finish; empty otherwise
 };
 
-struct ResolvedUser { uint32_t uid = 0, gid = 0; std::vector<uint32_t> groups; };
+struct ResolvedUser {
+  uint32_t uid = 0, gid = 0;
+  std::vector<uint32_t> groups;
+};
 BOOST_DESCRIBE_STRUCT(ResolvedUser, (), (uid, gid, groups))
 
 struct ContainerState {
@@ -43,25 +46,26 @@ struct ContainerState {
   int64_t created_at = 0, started_at = 0, finished_at = 0;
   pid_t pid = -1;
   int exit_code = 0;
-  std::string reason, message;                 // Completed, Error, OOMKilled, StartError, Unknown
-  std::string image_id, image_name, image_ref; // sha256:..., first tag, repo digest or id
-  std::string log_path;                        // absolute, empty when output is dropped
+  std::string reason, message;                  // Completed, Error, OOMKilled, StartError, Unknown
+  std::string image_id, image_name, image_ref;  // sha256:..., first tag, repo digest or id
+  std::string log_path;                         // absolute, empty when output is dropped
   std::string cgroup;
   ResolvedUser user;
   int stop_signal = 15;
 };
 
-struct ContainerUsage {                        // one sample; unset where the kernel does not say
+struct ContainerUsage {  // one sample; unset where the kernel does not say
   ContainerId id;
   PodId pod;
-  int64_t at = 0;                              // unix nanoseconds
+  int64_t at = 0;  // unix nanoseconds
   uint64_t cpu_ns = 0, cpu_user_ns = 0, cpu_system_ns = 0;
-  uint64_t nano_cores = 0;                     // from the sample before
-  uint64_t memory_usage = 0, memory_working_set = 0, memory_rss = 0, memory_cache = 0, memory_limit = 0;  // limit 0: none
+  uint64_t nano_cores = 0;  // from the sample before
+  uint64_t memory_usage = 0, memory_working_set = 0, memory_rss = 0, memory_cache = 0,
+           memory_limit = 0;  // limit 0: none
   uint64_t page_faults = 0, major_page_faults = 0, memory_failcnt = 0, oom_kills = 0;
   uint64_t swap_usage = 0;
   uint64_t pids = 0, pids_limit = 0;
-  uint64_t writable_bytes = 0, writable_inodes = 0;   // from a cache refreshed in the background
+  uint64_t writable_bytes = 0, writable_inodes = 0;  // from a cache refreshed in the background
 };
 
 }  // namespace berth::pods

@@ -36,7 +36,8 @@ Result<void> KillContainers(Core& core, const PodId& id, const Deadline& until) 
   // All at once, then one wait for all.
   for (const auto& c : running) {
     auto sent = core.launcher.Signal(id, c->id, SIGKILL, true, until.Sooner(seconds(10)));
-    if (!sent && sent.error().code != Code::kNotFound && sent.error().code != Code::kConflict) errors.Keep(std::move(sent));
+    if (!sent && sent.error().code != Code::kNotFound && sent.error().code != Code::kConflict)
+      errors.Keep(std::move(sent));
   }
   // A monitor that does not answer is dealt with by its own end, next: no use in waiting for what it would say.
   if (errors.first()) return std::unexpected(*errors.first());
@@ -65,8 +66,7 @@ Result<void> StopPod(Core& core, const std::string& pod_id, const Deadline& unti
     auto lock = TRY(op.In(core.registry.LockPod(id, until)));
     auto state = core.registry.Pod(id);
     if (!state || state->phase == PodPhase::kStopped) return {};
-    if (state->phase == PodPhase::kCreating)
-      return Err(Code::kConflict, "pod {}: is being created", id.Short());
+    if (state->phase == PodPhase::kCreating) return Err(Code::kConflict, "pod {}: is being created", id.Short());
     pod = *state;
     if (pod.phase == PodPhase::kReady) {
       pod.phase = PodPhase::kStopping;
@@ -79,11 +79,14 @@ Result<void> StopPod(Core& core, const std::string& pod_id, const Deadline& unti
   // From here every step is tried, in this order, and what failed is tried again by the next stop.
   Errors errors;
   auto step = [&](std::string_view stage, std::string_view words, auto&& act) {
-    if (auto go = op.Stage(stage, words); !go) errors.Keep(std::move(go));
-    else errors.Keep(op.In(act()));
+    if (auto go = op.Stage(stage, words); !go)
+      errors.Keep(std::move(go));
+    else
+      errors.Keep(op.In(act()));
   };
   if (core.registry.Unadopted(id)) errors.Keep(op.In(AdoptLate(core, id, until.Sooner(seconds(10)))));
-  if (auto go = op.Stage("kill", "kill the containers"); !go) errors.Keep(std::move(go));
+  if (auto go = op.Stage("kill", "kill the containers"); !go)
+    errors.Keep(std::move(go));
   else if (auto killed = KillContainers(core, id, until); !killed)
     log::Warn("pod.kill", {{"pod", id}, {"error", killed.error()}});  // the monitor's end kills what is left
   step("network", "detach the pod from its network", [&] { return core.network.Detach(id, until); });

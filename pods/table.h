@@ -1,9 +1,10 @@
 #pragma once
 // Rows of pods and containers in berth.db: written before what they describe is made, dropped after it is gone.
 //
-// Thread-safe. Every call is one transaction that outlives the agent when it returns, without waiting for the disk (4 ms on
-// an ordinary one): after a power cut no process exists any more, and recovery fixes what differs. WalSync (wal_sync.h)
-// bounds what can be lost to a second. Specs are JSON of spec.h; columns that queries or people need are columns.
+// Thread-safe. Every call is one transaction that outlives the agent when it returns, without waiting for the disk (4
+// ms on an ordinary one): after a power cut no process exists any more, and recovery fixes what differs. WalSync
+// (wal_sync.h) bounds what can be lost to a second. Specs are JSON of spec.h; columns that queries or people need are
+// columns.
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,7 +17,7 @@ namespace berth::pods {
 
 struct PodRow {
   PodState state;
-  bool removing = false;                     // a removal was under way
+  bool removing = false;  // a removal was under way
 };
 struct ContainerRow {
   ContainerState state;
@@ -25,7 +26,7 @@ struct ContainerRow {
 struct Rows {
   std::vector<PodRow> pods;
   std::vector<ContainerRow> containers;
-  std::string boot_id;                       // of the kernel that the rows speak of; empty: first start
+  std::string boot_id;  // of the kernel that the rows speak of; empty: first start
   int64_t created_floor = 0;
 };
 
@@ -34,10 +35,10 @@ class Table {
   // Makes or migrates the tables. kFailedPrecondition when a newer version wrote them.
   static Result<std::unique_ptr<Table>> Open(Db& db);
 
-  Result<void> Insert(const PodState& pod);              // kAlreadyExists when the identity has a row
-  Result<void> Update(const PodState& pod);              // everything but spec, identity and created_at
+  Result<void> Insert(const PodState& pod);  // kAlreadyExists when the identity has a row
+  Result<void> Update(const PodState& pod);  // everything but spec, identity and created_at
   Result<void> MarkRemoving(const PodId& pod);
-  Result<void> Drop(const PodId& pod);                   // with rows of its containers; missing = success
+  Result<void> Drop(const PodId& pod);  // with rows of its containers; missing = success
 
   Result<void> Insert(const ContainerState& container);
   // With `spec`: also the OCI specification that the container was made from.

@@ -74,8 +74,12 @@ TEST_F(TableTest, ContainerComesBackAsItWas) {
   c.spec.name = "nginx";
   c.spec.image = "nginx";
   c.spec.env = {"A=ü", "B="};
-  c.spec.mounts = {{.container_path = "/d", .host_path = "/srv", .read_only = true, .recursive_read_only = false,
-                    .relabel = false, .propagation = Propagation::kHostToContainer}};
+  c.spec.mounts = {{.container_path = "/d",
+                    .host_path = "/srv",
+                    .read_only = true,
+                    .recursive_read_only = false,
+                    .relabel = false,
+                    .propagation = Propagation::kHostToContainer}};
   c.spec.masked_paths = std::vector<std::string>{};
   c.spec.run_as_user = 7;
   c.created_at = 99;
@@ -94,7 +98,7 @@ TEST_F(TableTest, ContainerComesBackAsItWas) {
   spec.process->args = {"nginx"};
   spec.process->cwd = "/x";
   ASSERT_TRUE(IsOk(table->Update(c, &spec)));
-  ASSERT_TRUE(IsOk(table->Update(c)));       // keeps the specification
+  ASSERT_TRUE(IsOk(table->Update(c)));  // keeps the specification
   auto rows = table->Load();
   ASSERT_TRUE(IsOk(rows));
   ASSERT_EQ(rows->containers.size(), 1u);

@@ -80,7 +80,8 @@ void Abandon(Core& core, const ContainerId& container, const Error& why) {
   next.reason = "Error";
   next.message = "creation failed and could not be undone: " + why.what;
   next.finished_at = core.clock.UnixNanos();
-  if (auto r = core.table.Update(next); !r) log::Fail("container.abandon", {{"container", container}, {"error", r.error()}});
+  if (auto r = core.table.Update(next); !r)
+    log::Fail("container.abandon", {{"container", container}, {"error", r.error()}});
   core.registry.Put(next);
   core.events.Publish(EventKind::kContainerExited, core.registry.Pod(next.pod), core.registry.Container(container));
 }

@@ -13,7 +13,7 @@ namespace berth::pods {
 namespace {
 
 constexpr size_t kFileLimit = 1 << 20;
-constexpr int64_t kMaxId = 0xfffffffe;       // 2^32-1 means "no change" to the kernel
+constexpr int64_t kMaxId = 0xfffffffe;  // 2^32-1 means "no change" to the kernel
 
 Result<std::string> ReadInRoot(int root, const char* path) {
   open_how how = {};
@@ -90,12 +90,14 @@ Result<UserAnswer> ResolveUser(int root, const UserRequest& request) {
   UserAnswer answer;
   answer.home = "/";
   ResolvedUser& out = answer.user;
-  std::string name;                          // of the passwd entry
+  std::string name;  // of the passwd entry
 
   std::string passwd = TRY(ReadInRoot(root, "etc/passwd"));
   std::optional<uint32_t> uid;
-  if (request.uid) uid = TRY(Checked(*request.uid, "run_as_user"));
-  else if (user.empty()) uid = 0;
+  if (request.uid)
+    uid = TRY(Checked(*request.uid, "run_as_user"));
+  else if (user.empty())
+    uid = 0;
   bool found = false;
   auto take = [&](const std::vector<std::string_view>& f, int64_t id) {
     name = f[0];
@@ -104,7 +106,7 @@ Result<UserAnswer> ResolveUser(int root, const UserRequest& request) {
     if (!f[5].empty()) answer.home = f[5];
     found = true;
   };
-  if (!uid)                                  // a name goes before the number that it may look like
+  if (!uid)  // a name goes before the number that it may look like
     EachLine(passwd, 6, [&](const auto& f) {
       if (auto id = Number(f[2]); id && f[0] == user) take(f, *id);
       return !found;
@@ -164,9 +166,12 @@ UserRequest RequestOf(const ContainerSpec& spec, const std::string& image_user) 
   request.gid = spec.run_as_group;
   request.groups = spec.supplemental_groups;
   request.strict_groups = spec.strict_groups;
-  if (spec.run_as_user) request.uid = spec.run_as_user;
-  else if (!spec.run_as_username.empty()) request.user = spec.run_as_username;
-  else request.user = image_user;
+  if (spec.run_as_user)
+    request.uid = spec.run_as_user;
+  else if (!spec.run_as_username.empty())
+    request.user = spec.run_as_username;
+  else
+    request.user = image_user;
   return request;
 }
 

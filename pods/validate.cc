@@ -10,7 +10,7 @@ namespace berth::pods {
 
 namespace {
 
-constexpr size_t kNameLimit = 1024;          // of names, label keys are bounded by their door
+constexpr size_t kNameLimit = 1024;  // of names, label keys are bounded by their door
 
 Result<void> CheckName(const std::string& name, std::string_view field) {
   if (name.empty()) return Err(Code::kInvalidArgument, "{}: must not be empty", field);
@@ -45,8 +45,9 @@ bool IsIp(const std::string& text) {
 // Only what a namespace of the pod holds; anything else would change the node.
 Result<void> CheckSysctl(const std::string& name, const std::string& value, const PodSpec& spec) {
   auto bad = [&](std::string_view why) { return Err(Code::kInvalidArgument, "sysctls: {}: {}", name, why); };
-  if (name.empty() || name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/:@") !=
-                          std::string::npos ||
+  if (name.empty() ||
+      name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-/:@") !=
+          std::string::npos ||
       name.find("..") != std::string::npos)
     return bad("not a sysctl name");
   if (value.size() > 4096 || value.find('\0') != std::string::npos) return bad("value is not a sysctl value");
@@ -57,9 +58,9 @@ Result<void> CheckSysctl(const std::string& name, const std::string& value, cons
     if (spec.namespaces.network == Namespace::kNode) return bad("cannot be set with the host's network");
     return {};
   }
-  static constexpr std::string_view kIpc[] = {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
-                                              "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
-                                              "kernel.shm_rmid_forced"};
+  static constexpr std::string_view kIpc[] = {"kernel.msgmax", "kernel.msgmnb",         "kernel.msgmni",
+                                              "kernel.sem",    "kernel.shmall",         "kernel.shmmax",
+                                              "kernel.shmmni", "kernel.shm_rmid_forced"};
   bool ipc = dotted.starts_with("fs.mqueue.") || std::find(std::begin(kIpc), std::end(kIpc), dotted) != std::end(kIpc);
   if (!ipc) return bad("is not separate for pods; net.*, fs.mqueue.* and the kernel.{msg,sem,shm}* ones are");
   if (spec.namespaces.ipc == Namespace::kNode) return bad("cannot be set with the host's ipc namespace");
@@ -71,7 +72,8 @@ Result<void> CheckEnv(const std::vector<std::string>& env, std::string_view fiel
     size_t eq = env[i].find('=');
     if (eq == std::string::npos || eq == 0)
       return Err(Code::kInvalidArgument, "{}[{}]: \"{}\": must be NAME=value", field, i, env[i].substr(0, 64));
-    if (env[i].find('\0') != std::string::npos) return Err(Code::kInvalidArgument, "{}[{}]: contains a zero byte", field, i);
+    if (env[i].find('\0') != std::string::npos)
+      return Err(Code::kInvalidArgument, "{}[{}]: contains a zero byte", field, i);
   }
   return {};
 }
@@ -79,7 +81,8 @@ Result<void> CheckEnv(const std::vector<std::string>& env, std::string_view fiel
 Result<void> CheckProfile(const SecurityProfile& profile, std::string_view field) {
   if (profile.kind == "" || profile.kind == "default" || profile.kind == "unconfined") return {};
   if (profile.kind != "localhost")
-    return Err(Code::kInvalidArgument, "{}: kind \"{}\": must be default, unconfined or localhost", field, profile.kind);
+    return Err(Code::kInvalidArgument, "{}: kind \"{}\": must be default, unconfined or localhost", field,
+               profile.kind);
   if (profile.path.empty()) return Err(Code::kInvalidArgument, "{}: localhost needs a profile", field);
   return {};
 }
@@ -94,11 +97,14 @@ Result<void> CheckResources(const Resources& r) {
   TRY(negative(r.memory_limit, "memory_limit"));
   // What the scheduler takes: 1 ms to 1 s (Documentation/scheduler/sched-bwc.rst).
   if (r.cpu_period != 0 && (r.cpu_period < 1000 || r.cpu_period > 1'000'000))
-    return Err(Code::kInvalidArgument, "resources.cpu_period: {}: must be between 1000 and 1000000 microseconds", r.cpu_period);
+    return Err(Code::kInvalidArgument, "resources.cpu_period: {}: must be between 1000 and 1000000 microseconds",
+               r.cpu_period);
   if (r.cpu_quota < -1 || (r.cpu_quota > 0 && r.cpu_quota < 1000))
-    return Err(Code::kInvalidArgument, "resources.cpu_quota: {}: must be at least 1000 microseconds, or -1 for none", r.cpu_quota);
+    return Err(Code::kInvalidArgument, "resources.cpu_quota: {}: must be at least 1000 microseconds, or -1 for none",
+               r.cpu_quota);
   if (r.memory_swap < -1)
-    return Err(Code::kInvalidArgument, "resources.memory_swap: {}: must not be negative, or -1 for no limit", r.memory_swap);
+    return Err(Code::kInvalidArgument, "resources.memory_swap: {}: must not be negative, or -1 for no limit",
+               r.memory_swap);
   if (r.oom_score_adj && (*r.oom_score_adj < -1000 || *r.oom_score_adj > 1000))
     return Err(Code::kInvalidArgument, "resources.oom_score_adj: {}: must be between -1000 and 1000", *r.oom_score_adj);
   for (const auto& [key, value] : r.unified)
@@ -111,8 +117,8 @@ Result<void> CheckResources(const Resources& r) {
 
 Result<std::string> CleanCgroupPath(const std::string& path, std::string_view field) {
   if (path.ends_with(".slice") && path.find('/') == std::string::npos)
-    return Err(Code::kInvalidArgument, "{}: {}: is a systemd slice; cgroups are driven as cgroupfs paths such as /pods/x",
-               field, path);
+    return Err(Code::kInvalidArgument,
+               "{}: {}: is a systemd slice; cgroups are driven as cgroupfs paths such as /pods/x", field, path);
   if (path.find('\0') != std::string::npos || path.find('\n') != std::string::npos || path.size() >= PATH_MAX / 2)
     return Err(Code::kInvalidArgument, "{}: not a cgroup path", field);
   std::string out;
@@ -222,7 +228,8 @@ Result<void> CheckContainerSpec(const ContainerSpec& spec, const PodSpec& pod) {
   if (!spec.stop_signal.empty()) TRY(SignalNumber(spec.stop_signal, "stop_signal"));
   for (const auto* paths : {&spec.masked_paths, &spec.readonly_paths})
     if (*paths)
-      for (const auto& path : **paths) TRY(CheckPath(path, paths == &spec.masked_paths ? "masked_paths" : "readonly_paths"));
+      for (const auto& path : **paths)
+        TRY(CheckPath(path, paths == &spec.masked_paths ? "masked_paths" : "readonly_paths"));
   TRY(MakeCapabilities(spec));
   return {};
 }

@@ -51,7 +51,8 @@ TEST_F(VerbsTest, WholeLife) {
   EXPECT_EQ(state->cgroup, "/berth/" + pod.str());
   EXPECT_GT(state->monitor, 0);
   Layout layout{core.root, core.run};
-  EXPECT_NE(ReadFile(layout.PodEtc(pod) + "/hosts")->find(state->network.addresses[0].Ip() + "\ta\n"), std::string::npos);
+  EXPECT_NE(ReadFile(layout.PodEtc(pod) + "/hosts")->find(state->network.addresses[0].Ip() + "\ta\n"),
+            std::string::npos);
   EXPECT_EQ(*ReadFile(layout.PodEtc(pod) + "/hostname"), "a\n");
 
   auto id = Create(pod);
@@ -157,7 +158,8 @@ TEST_F(VerbsTest, WhatCannotBeUndoneStaysListedAndCanBeRemoved) {
 
 TEST_F(VerbsTest, RunPodHonoursItsDeadline) {
   agent.launcher.Hold("start_pod");
-  EXPECT_TRUE(IsErr(RunPod(core, Ground::Pod("a"), Deadline::After(20ms)), Code::kDeadlineExceeded, "start the pod's monitor"));
+  EXPECT_TRUE(
+      IsErr(RunPod(core, Ground::Pod("a"), Deadline::After(20ms)), Code::kDeadlineExceeded, "start the pod's monitor"));
   agent.launcher.Release("start_pod");
   EXPECT_EQ(ground.Remains(), std::vector<std::string>{});
 }
@@ -187,7 +189,8 @@ TEST_F(VerbsTest, ManyCallersMakeOnePod) {
   auto pod = PodId(ids[0]);
   threads.clear();
   for (size_t i = 0; i < ids.size(); ++i)
-    threads.emplace_back([&, i] { ids[i] = CreateContainer(core, pod.str(), Ground::Container("c"), Soon()).value().str(); });
+    threads.emplace_back(
+        [&, i] { ids[i] = CreateContainer(core, pod.str(), Ground::Container("c"), Soon()).value().str(); });
   for (auto& t : threads) t.join();
   EXPECT_EQ(std::set<std::string>(ids.begin(), ids.end()).size(), 1u);
   EXPECT_EQ(ground.world->containers(), 1u);
@@ -253,7 +256,7 @@ TEST_F(VerbsTest, StopPodGoesOnAfterAFailureAndCanBeRepeated) {
   Start(pod);
   ground.network.fail_detach = Error{Code::kInternal, "nft is busy"};
   EXPECT_TRUE(IsErr(StopPod(core, pod.str(), Soon()), Code::kInternal, "nft is busy"));
-  EXPECT_EQ(ground.world->pods(), 0u);                       // the monitor ended all the same
+  EXPECT_EQ(ground.world->pods(), 0u);  // the monitor ended all the same
   EXPECT_EQ(FindPod(core, pod.str())->phase, PodPhase::kStopping);
   EXPECT_NE(FindPod(core, pod.str())->stuck.find("nft is busy"), std::string::npos);
   EXPECT_TRUE(IsOk(StopPod(core, pod.str(), Soon())));
@@ -263,7 +266,8 @@ TEST_F(VerbsTest, StopPodGoesOnAfterAFailureAndCanBeRepeated) {
 
 TEST_F(VerbsTest, EveryStageOfStopAndRemoveMayFailOnce) {
   for (std::string_view point : kFailpoints) {
-    if (!point.starts_with("stop_pod.") && !point.starts_with("remove_pod.") && !point.starts_with("remove_container.")) continue;
+    if (!point.starts_with("stop_pod.") && !point.starts_with("remove_pod.") && !point.starts_with("remove_container."))
+      continue;
     auto pod = Run();
     Start(pod, "running");
     Create(pod, "created");
@@ -274,8 +278,10 @@ TEST_F(VerbsTest, EveryStageOfStopAndRemoveMayFailOnce) {
     });
     auto first = RemovePod(core, pod.str(), Soon());
     // Once the pod is stopped no container runs: this stage is another path's.
-    if (point == "remove_container.kill") EXPECT_FALSE(hit);
-    else EXPECT_TRUE(hit) << point;
+    if (point == "remove_container.kill")
+      EXPECT_FALSE(hit);
+    else
+      EXPECT_TRUE(hit) << point;
     if (hit && point != "stop_pod.kill") {
       EXPECT_TRUE(IsErr(first, Code::kInternal, "scripted")) << point;
     }
@@ -309,7 +315,8 @@ TEST_F(VerbsTest, CreateContainerLeavesNothingWhenAStageFails) {
 TEST_F(VerbsTest, CreateContainerLeavesNothingWhenASeamFails) {
   auto pod = Run();
   ground.images.snapshotter().FailNext("prepare", Code::kResourceExhausted, "disk full");
-  EXPECT_TRUE(IsErr(CreateContainer(core, pod.str(), Ground::Container("c"), Soon()), Code::kResourceExhausted, "disk full"));
+  EXPECT_TRUE(
+      IsErr(CreateContainer(core, pod.str(), Ground::Container("c"), Soon()), Code::kResourceExhausted, "disk full"));
   agent.launcher.FailNext("create_container", Code::kInternal, "clone3");
   EXPECT_TRUE(IsErr(CreateContainer(core, pod.str(), Ground::Container("c"), Soon()), Code::kInternal, "clone3"));
   auto spec = Ground::Container("c");
@@ -347,8 +354,14 @@ TEST_F(VerbsTest, ContainersNeedAReadyPodAndASoundRequest) {
   bad([](auto& s) { s.env = {"novalue"}; }, "envs[0]");
   bad([](auto& s) { s.add_capabilities = {"NOPE"}; }, "add_capabilities");
   bad([](auto& s) { s.mounts = {{.container_path = "rel", .host_path = "/x"}}; }, "mounts[0].container_path");
-  bad([](auto& s) { s.mounts = {{.container_path = "/d", .host_path = "/x", .recursive_read_only = true}}; }, "recursive_read_only");
-  bad([](auto& s) { s.namespaces.pid = Namespace::kTarget; s.namespaces.target = std::string(64, 'e'); }, "namespaces.target");
+  bad([](auto& s) { s.mounts = {{.container_path = "/d", .host_path = "/x", .recursive_read_only = true}}; },
+      "recursive_read_only");
+  bad(
+      [](auto& s) {
+        s.namespaces.pid = Namespace::kTarget;
+        s.namespaces.target = std::string(64, 'e');
+      },
+      "namespaces.target");
   bad([](auto& s) { s.resources.memory_swap = 5; }, "memory_swap");
   ASSERT_TRUE(IsOk(StopPod(core, pod.str(), Soon())));
   EXPECT_TRUE(IsErr(CreateContainer(core, pod.str(), Ground::Container("c"), Soon()), Code::kConflict, "not ready"));
@@ -368,8 +381,18 @@ TEST_F(VerbsTest, PodsNeedASoundRequest) {
   bad([](auto& s) { s.cgroup_parent = "/a/../b"; }, "cgroup_parent");
   bad([](auto& s) { s.ports = {{.protocol = "icmp"}}; }, "ports[0].protocol");
   bad([](auto& s) { s.sysctls = {{"kernel.panic", "1"}}; }, "kernel.panic");
-  bad([](auto& s) { s.sysctls = {{"net.ipv4.ip_forward", "1"}}; s.namespaces.network = Namespace::kNode; }, "host's network");
-  bad([](auto& s) { s.sysctls = {{"kernel.shmmax", "1"}}; s.namespaces.ipc = Namespace::kNode; }, "host's ipc");
+  bad(
+      [](auto& s) {
+        s.sysctls = {{"net.ipv4.ip_forward", "1"}};
+        s.namespaces.network = Namespace::kNode;
+      },
+      "host's network");
+  bad(
+      [](auto& s) {
+        s.sysctls = {{"kernel.shmmax", "1"}};
+        s.namespaces.ipc = Namespace::kNode;
+      },
+      "host's ipc");
   bad([](auto& s) { s.dns.servers = {"example.org"}; }, "dns.servers");
   bad([](auto& s) { s.log_directory = "logs"; }, "log_directory");
   EXPECT_EQ(ground.Remains(), std::vector<std::string>{});
@@ -423,7 +446,8 @@ TEST_F(VerbsTest, ExitsBecomeStatesInOrder) {
   EXPECT_EQ(c->exit_code, 3);
   EXPECT_EQ(c->reason, "Error");
   EXPECT_EQ(WaitContainer(core, bad.str(), Soon())->exit_code, 3);
-  EXPECT_TRUE(IsErr(WaitContainer(core, Start(pod, "long").str(), Deadline::After(5ms)), Code::kDeadlineExceeded, "exit"));
+  EXPECT_TRUE(
+      IsErr(WaitContainer(core, Start(pod, "long").str(), Deadline::After(5ms)), Code::kDeadlineExceeded, "exit"));
   auto kinds = Kinds(*stream);
   EXPECT_EQ(std::count(kinds.begin(), kinds.end(), EventKind::kContainerExited), 2);
 }
@@ -433,8 +457,10 @@ TEST_F(VerbsTest, WaitingEndsWhenTheContainerIsRemoved) {
   auto id = Start(pod);
   std::thread waiter([&] {
     auto r = WaitContainer(core, id.str(), Soon());
-    if (!r) EXPECT_EQ(r.error().code, Code::kNotFound);
-    else EXPECT_EQ(r->exit_code, 137);
+    if (!r)
+      EXPECT_EQ(r.error().code, Code::kNotFound);
+    else
+      EXPECT_EQ(r->exit_code, 137);
   });
   ASSERT_TRUE(IsOk(RemoveContainer(core, id.str(), Soon())));
   waiter.join();
@@ -499,7 +525,7 @@ TEST_F(VerbsTest, SecondStopShortensTheFirst) {
   ground.world->Ignore(id, SIGTERM);
   std::thread first([&] { EXPECT_TRUE(IsOk(StopContainer(core, id.str(), 10min, Soon()))); });
   ASSERT_TRUE(IsOk(StopContainer(core, id.str(), 1ms, Soon())));
-  first.join();                              // long before its own grace
+  first.join();  // long before its own grace
   EXPECT_EQ(FindContainer(core, id.str())->exit_code, 137);
 }
 
@@ -508,7 +534,8 @@ TEST_F(VerbsTest, CancelledStopStillKills) {
   auto id = Start(pod);
   ground.world->Ignore(id, SIGTERM);
   auto token = std::make_shared<CancelToken>();
-  std::thread caller([&] { EXPECT_TRUE(IsErr(StopContainer(core, id.str(), 50ms, Deadline::Never(token)), Code::kCancelled)); });
+  std::thread caller(
+      [&] { EXPECT_TRUE(IsErr(StopContainer(core, id.str(), 50ms, Deadline::Never(token)), Code::kCancelled)); });
   token->Cancel();
   caller.join();
   EXPECT_EQ(WaitContainer(core, id.str(), Soon())->exit_code, 137);
@@ -574,84 +601,6 @@ TEST_F(VerbsTest, MonitorLostDuringCreationFailsIt) {
   EXPECT_EQ(ground.Remains(), std::vector<std::string>{});
 }
 
-TEST_F(VerbsTest, ExecSyncCollectsOutputAndCode) {
-  auto pod = Run();
-  auto confined = Ground::Container("c");
-  confined.seccomp.kind = "default";
-  auto id = CreateContainer(core, pod.str(), confined, Soon()).value();
-  ASSERT_TRUE(IsOk(StartContainer(core, id.str(), Soon())));
-  agent.launcher.OnExec([](const runtime::ExecLaunch& launch) -> std::optional<int> {
-    EXPECT_EQ(launch.process->args, (std::vector<std::string>{"sh", "-c", "x"}));
-    EXPECT_TRUE(launch.spec != nullptr && launch.spec->linux && launch.spec->linux->seccomp);
-    EXPECT_NE(std::find(launch.process->env.begin(), launch.process->env.end(), "APP=1"), launch.process->env.end());
-    EXPECT_TRUE(WriteAll(launch.out, "out").has_value());
-    EXPECT_TRUE(WriteAll(launch.err, "err").has_value());
-    return 3;
-  });
-  auto r = ExecSync(core, id.str(), {"sh", "-c", "x"}, 10s, Soon());
-  ASSERT_TRUE(IsOk(r));
-  EXPECT_EQ(r->out, "out");
-  EXPECT_EQ(r->err, "err");
-  EXPECT_EQ(r->exit_code, 3);
-}
-
-TEST_F(VerbsTest, ExecSyncTimesOutAndKills) {
-  auto pod = Run();
-  auto id = Start(pod);
-  agent.launcher.OnExec([](const runtime::ExecLaunch&) -> std::optional<int> { return std::nullopt; });
-  EXPECT_TRUE(IsErr(ExecSync(core, id.str(), {"sleep", "1000"}, 10ms, Soon()), Code::kDeadlineExceeded, "timed out"));
-  auto calls = agent.launcher.calls();
-  EXPECT_TRUE(std::any_of(calls.begin(), calls.end(), [](const auto& c) { return c.starts_with("signal_exec") && c.ends_with(" 9"); }));
-}
-
-TEST_F(VerbsTest, ExecSyncDoesNotWaitForGrandchildren) {
-  auto pod = Run();
-  auto id = Start(pod);
-  unique_fd held;                            // as a grandchild would hold the pipe
-  agent.launcher.OnExec([&](const runtime::ExecLaunch& launch) -> std::optional<int> {
-    EXPECT_TRUE(WriteAll(launch.out, "before").has_value());
-    held.reset(::fcntl(launch.out, F_DUPFD_CLOEXEC, 3));
-    return 0;
-  });
-  auto r = ExecSync(core, id.str(), {"daemon"}, 0s, Soon());
-  ASSERT_TRUE(IsOk(r));
-  EXPECT_EQ(r->out, "before");
-}
-
-TEST_F(VerbsTest, ExecSyncKeepsEightMebibytes) {
-  auto pod = Run();
-  auto id = Start(pod);
-  std::thread writer;
-  agent.launcher.OnExec([&](const runtime::ExecLaunch& launch) -> std::optional<int> {
-    writer = std::thread([&, fd = ::fcntl(launch.out, F_DUPFD_CLOEXEC, 3)] {
-      std::string chunk(1 << 20, 'x');
-      for (int i = 0; i < 10; ++i) EXPECT_TRUE(WriteAll(fd, chunk).has_value());
-      ::close(fd);
-      ground.world->ExitExec(1, 0);
-    });
-    return std::nullopt;
-  });
-  auto r = ExecSync(core, id.str(), {"yes"}, 0s, Soon());
-  writer.join();
-  ASSERT_TRUE(IsOk(r));
-  EXPECT_EQ(r->out.size(), 8u << 20);
-}
-
-TEST_F(VerbsTest, ExecNeedsARunningContainer) {
-  auto pod = Run();
-  auto id = Create(pod);
-  EXPECT_TRUE(IsErr(ExecSync(core, id.str(), {"x"}, 0s, Soon()), Code::kConflict, "not running"));
-  ASSERT_TRUE(IsOk(StartContainer(core, id.str(), Soon())));
-  EXPECT_TRUE(IsErr(ExecSync(core, id.str(), {}, 0s, Soon()), Code::kInvalidArgument, "cmd"));
-  // The program is not found, the container is.
-  agent.launcher.FailNext("exec", Code::kNotFound, "exec: \"nope\": executable file not found in $PATH");
-  EXPECT_TRUE(IsErr(ExecSync(core, id.str(), {"nope"}, 0s, Soon()), Code::kFailedPrecondition, "nope"));
-  ExecOptions tty{.argv = {"sh"}, .tty = true};
-  auto handle = Exec(core, id.str(), tty, Soon());
-  ASSERT_TRUE(IsOk(handle));
-  EXPECT_TRUE(handle->terminal.valid());
-}
-
 TEST_F(VerbsTest, ReopenLogNeedsARunningContainer) {
   auto spec = Ground::Pod("l");
   spec.log_directory = ground.dir / "logs";
@@ -683,7 +632,8 @@ TEST_F(VerbsTest, TargetJoinsARunningContainerOfThePod) {
   auto spec = Ground::Container("debug");
   spec.namespaces.pid = Namespace::kTarget;
   spec.namespaces.target = target.str();
-  EXPECT_TRUE(IsErr(CreateContainer(core, other.str(), spec, Soon()), Code::kInvalidArgument, "no such container in this pod"));
+  EXPECT_TRUE(
+      IsErr(CreateContainer(core, other.str(), spec, Soon()), Code::kInvalidArgument, "no such container in this pod"));
   EXPECT_TRUE(IsOk(CreateContainer(core, pod.str(), spec, Soon())));
 }
 

@@ -50,7 +50,7 @@ bool WalSync::SyncIfChanged() {
     log::Fail("records.sync", {{"file", path_}, {"error", ErrnoText(errno)}});
     return false;
   }
-  synced_ = changed;                         // a write since the stat shows in the next one
+  synced_ = changed;  // a write since the stat shows in the next one
   return true;
 }
 

@@ -50,7 +50,7 @@ void OnSignal(int number) {
 Result<unique_fd> CatchSignals() {
   auto [read_end, write_end] = TRY(Pipe());
   if (::fcntl(write_end.get(), F_SETFL, O_NONBLOCK) < 0) return SysErr("make the signal pipe non-blocking");
-  g_signal_pipe = write_end.release();       // for the life of the process: a signal may come at any time
+  g_signal_pipe = write_end.release();  // for the life of the process: a signal may come at any time
   struct sigaction action = {};
   action.sa_handler = OnSignal;
   action.sa_flags = SA_RESTART;
@@ -67,8 +67,13 @@ void LogOperations(const pods::Operations& operations) {
   auto list = operations.List();
   log::Info("operations.list", {{"running", list.size()}});
   for (const auto& op : list)
-    log::Info("operations.one", {{"op", op.verb}, {"object", op.subject}, {"stage", op.stage}, {"doing", op.words},
-                                 {"waits_for", op.blocker}, {"age_s", age(op.since)}, {"stage_age_s", age(op.stage_since)}});
+    log::Info("operations.one", {{"op", op.verb},
+                                 {"object", op.subject},
+                                 {"stage", op.stage},
+                                 {"doing", op.words},
+                                 {"waits_for", op.blocker},
+                                 {"age_s", age(op.since)},
+                                 {"stage_age_s", age(op.stage_since)}});
 }
 
 void ServeSignals(int fd, const pods::Operations& operations) {
@@ -77,9 +82,12 @@ void ServeSignals(int fd, const pods::Operations& operations) {
     ssize_t n = ::read(fd, &number, 1);
     if (n < 0 && errno == EINTR) continue;
     if (n != 1) return;
-    if (number == SIGUSR1) LogOperations(operations);
-    else if (number == SIGHUP) log::Info("agent.hangup", {{"note", "the configuration is read at start only"}});
-    else return log::Info("agent.stopping", {{"signal", number == SIGTERM ? "SIGTERM" : "SIGINT"}});
+    if (number == SIGUSR1)
+      LogOperations(operations);
+    else if (number == SIGHUP)
+      log::Info("agent.hangup", {{"note", "the configuration is read at start only"}});
+    else
+      return log::Info("agent.stopping", {{"signal", number == SIGTERM ? "SIGTERM" : "SIGINT"}});
   }
 }
 
@@ -106,7 +114,7 @@ std::string ConfigJson(const config::Config& c) {
   json::Object o;
   o["root"] = c.root;
   o["run"] = c.run;
-  o["stateDir"] = c.run;                     // critest looks for this name
+  o["stateDir"] = c.run;  // critest looks for this name
   o["socket"] = c.server.socket;
   o["metrics"] = c.metrics.address;
   o["snapshotter"] = c.images.snapshotter;
@@ -153,9 +161,19 @@ Result<void> Serve(const config::Loaded& loaded, const std::string& version) {
       [&](const ContainerId& id) { return snapshotter->OwnerUsage(id.str()); });
 
   auto launcher = TRY_CTX(runtime::ShimLauncher::Make(c.runtime, Deadline::After(seconds(10))), "runtime");
-  pods::Core core{.registry = registry, .table = *table, .events = events, .samples = samples, .launcher = *launcher,
-                  .network = *network, .images = *store, .runtime_options = c.runtime, .root = c.root, .run = c.run,
-                  .clock = clock, .operations = operations, .cgroups = cgroups};
+  pods::Core core{.registry = registry,
+                  .table = *table,
+                  .events = events,
+                  .samples = samples,
+                  .launcher = *launcher,
+                  .network = *network,
+                  .images = *store,
+                  .runtime_options = c.runtime,
+                  .root = c.root,
+                  .run = c.run,
+                  .clock = clock,
+                  .operations = operations,
+                  .cgroups = cgroups};
   // However this ends, what runs in the background stops before the parts that it uses.
   struct Ending {
     pods::Registry& registry;
@@ -179,16 +197,20 @@ Result<void> Serve(const config::Loaded& loaded, const std::string& version) {
   server_options.mode = c.server.mode;
   server_options.directory_mode = c.server.directory_mode;
   server_options.group = c.server.group;
-  server_options.identity = {.version = version, .metrics_address = c.metrics.address, .cgroup = CgroupVersions(*cgroups),
-                             .facts = {{"snapshotter", std::string(snapshotter->name())},
-                                       {"root", c.root}, {"run", c.run}},
-                             .config = ConfigJson(c)};
+  server_options.identity = {
+      .version = version,
+      .metrics_address = c.metrics.address,
+      .cgroup = CgroupVersions(*cgroups),
+      .facts = {{"snapshotter", std::string(snapshotter->name())}, {"root", c.root}, {"run", c.run}},
+      .config = ConfigJson(c)};
   auto server = TRY_CTX(cri::Server::Start(server_options, core, *store, *network, pool, metrics), "CRI socket");
   std::unique_ptr<metrics::Server> page;
   if (!c.metrics.address.empty()) page = TRY_CTX(metrics::Server::Start(c.metrics.address, metrics), "metrics.address");
 
   auto took = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
-  log::Info("agent.ready", {{"socket", c.server.socket}, {"metrics", c.metrics.address}, {"snapshotter", snapshotter->name()},
+  log::Info("agent.ready", {{"socket", c.server.socket},
+                            {"metrics", c.metrics.address},
+                            {"snapshotter", snapshotter->name()},
                             {"took_ms", fmt::format("{:.0f}", took)}});
   ::sd_notify(0, "READY=1");
 
@@ -197,8 +219,9 @@ Result<void> Serve(const config::Loaded& loaded, const std::string& version) {
   ::sd_notify(0, "STOPPING=1");
   server->Shutdown();
   server.reset();
-  page.reset();                              // its collectors read the core
-  log::Info("agent.stopped", {{"pods", registry.Pods({.id = {}, .labels = {}, .phase = pods::PodPhase::kReady}).size()}});
+  page.reset();  // its collectors read the core
+  log::Info("agent.stopped",
+            {{"pods", registry.Pods({.id = {}, .labels = {}, .phase = pods::PodPhase::kReady}).size()}});
   return {};
 }
 

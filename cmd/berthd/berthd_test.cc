@@ -31,7 +31,8 @@ TEST(BerthdTest, Version) {
 TEST(BerthdTest, FailpointsOfEveryFolder) {
   auto r = Berthd({"failpoints"});
   ASSERT_TRUE(IsOk(r));
-  for (const char* name : {"run_pod.network\n", "create_container.launch\n", "launcher.start_pod.spawned\n", "network.attach.ledger\n", "pull_image.layer\n"})
+  for (const char* name : {"run_pod.network\n", "create_container.launch\n", "launcher.start_pod.spawned\n",
+                           "network.attach.ledger\n", "pull_image.layer\n"})
     EXPECT_NE(r->out.find(name), std::string::npos) << name;
 }
 
@@ -47,8 +48,11 @@ TEST(BerthdTest, ConfigShowsOrigins) {
 }
 
 TEST(BerthdTest, WrongUseIsTwo) {
-  for (const auto& args : std::vector<std::vector<std::string>>{
-           {"--set", "nonsense"}, {"--set", "log.nope=1"}, {"--config", "/nonexistent.toml"}, {"--frobnicate"}, {"frobnicate"}}) {
+  for (const auto& args : std::vector<std::vector<std::string>>{{"--set", "nonsense"},
+                                                                {"--set", "log.nope=1"},
+                                                                {"--config", "/nonexistent.toml"},
+                                                                {"--frobnicate"},
+                                                                {"frobnicate"}}) {
     auto r = Berthd(args);
     ASSERT_TRUE(IsOk(r));
     EXPECT_EQ(r->exit_code, 2) << args[0];

@@ -6,7 +6,8 @@
 
 namespace berth {
 
-// Holds <path> until the descriptor is closed. kConflict names the process that has it. `what` is the directory in words.
+// Holds <path> until the descriptor is closed. kConflict names the process that has it. `what` is the directory in
+// words.
 Result<unique_fd> LockFile(const std::string& path, const std::string& what);
 
 }  // namespace berth

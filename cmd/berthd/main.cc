@@ -28,7 +28,8 @@ int Fail(const berth::Error& error, int code) {
 
 int main(int argc, char** argv) {
   CLI::App app{
-      "berthd runs the pods and containers of this machine and serves the Kubernetes container runtime interface (CRI).\n"
+      "berthd runs the pods and containers of this machine and serves the Kubernetes container runtime interface "
+      "(CRI).\n"
       "Stopping it leaves every container running; the next start takes them over.",
       "berthd"};
   app.footer(
@@ -40,7 +41,9 @@ int main(int argc, char** argv) {
       "Exit codes: 0 ended as asked, 1 failed, 2 wrong use or configuration.");
   std::string file;
   std::vector<std::string> sets;
-  auto* file_option = app.add_option("--config", file, "Configuration file (TOML); default /etc/berth/config.toml, if there")->type_name("FILE");
+  auto* file_option =
+      app.add_option("--config", file, "Configuration file (TOML); default /etc/berth/config.toml, if there")
+          ->type_name("FILE");
   app.add_option("--set", sets, "Change one value, as in log.level=debug; may be repeated, wins over the file")
       ->type_name("KEY=VALUE")
       ->expected(1)
@@ -51,7 +54,8 @@ int main(int argc, char** argv) {
   auto* config = app.add_subcommand("config", "Print the effective configuration with the origin of each value");
   bool defaults = false;
   config->add_flag("--defaults", defaults, "Print every key at its default, with what it means");
-  auto* failpoints = app.add_subcommand("failpoints", "Print the names for BERTH_FAILPOINT, where tests let the agent die");
+  auto* failpoints =
+      app.add_subcommand("failpoints", "Print the names for BERTH_FAILPOINT, where tests let the agent die");
   auto* version = app.add_subcommand("version", "Print the version");
   for (auto* sub : {serve, config, failpoints, version}) sub->fallthrough();
   try {

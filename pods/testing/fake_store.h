@@ -1,6 +1,6 @@
 #pragma once
-// An image store in memory for tests: images are what the test puts into it. Find knows ids, prefixes, tags and digests as
-// they were put; nothing is pulled, imported or exported.
+// An image store in memory for tests: images are what the test puts into it. Find knows ids, prefixes, tags and digests
+// as they were put; nothing is pulled, imported or exported.
 #include <map>
 #include <mutex>
 
@@ -46,14 +46,18 @@ class FakeStore : public images::Store {
     for (const auto& [id, image] : images_) out.push_back(image);
     return out;
   }
-  Result<images::ImagePtr> Pull(const images::PullRequest& request, const Deadline&) override { return Find(request.reference); }
+  Result<images::ImagePtr> Pull(const images::PullRequest& request, const Deadline&) override {
+    return Find(request.reference);
+  }
   Result<void> Remove(const std::string& name) override {
     auto image = TRY(Find(name));
     std::lock_guard lock(mutex_);
     images_.erase(image->id.str());
     return {};
   }
-  Result<images::ImagePtr> Tag(const std::string&, const std::string&) override { return Err(Code::kUnimplemented, "tag"); }
+  Result<images::ImagePtr> Tag(const std::string&, const std::string&) override {
+    return Err(Code::kUnimplemented, "tag");
+  }
   Result<std::vector<images::ImagePtr>> Import(int, const std::string&, const Deadline&) override {
     return Err(Code::kUnimplemented, "import");
   }

@@ -1,6 +1,6 @@
 #pragma once
-// The core over fakes, for tests of verbs and of what stands above them. What a real machine keeps over a restart of the
-// agent (database, directories, monitors, network, snapshots) is in `Ground`; an `Agent` is one life of the agent.
+// The core over fakes, for tests of verbs and of what stands above them. What a real machine keeps over a restart of
+// the agent (database, directories, monitors, network, snapshots) is in `Ground`; an `Agent` is one life of the agent.
 //
 //   Ground ground;
 //   Agent agent(ground);                     // recovers
@@ -77,9 +77,19 @@ struct Agent {
         events(g.clock),
         samples(registry, g.clock, nullptr, nullptr),
         launcher(g.world),
-        core{.registry = registry, .table = *table, .events = events, .samples = samples, .launcher = launcher,
-             .network = g.network, .images = g.images, .runtime_options = g.options, .root = g.root, .run = g.run,
-             .clock = g.clock, .operations = operations, .cgroups = nullptr} {
+        core{.registry = registry,
+             .table = *table,
+             .events = events,
+             .samples = samples,
+             .launcher = launcher,
+             .network = g.network,
+             .images = g.images,
+             .runtime_options = g.options,
+             .root = g.root,
+             .run = g.run,
+             .clock = g.clock,
+             .operations = operations,
+             .cgroups = nullptr} {
     if (recover) {
       EXPECT_TRUE(berth::testing::IsOk(Recover(core)));
     }
@@ -91,7 +101,7 @@ struct Agent {
   Events events;
   Samples samples;
   Operations operations;
-  runtime::FakeLauncher launcher;            // its thread ends first
+  runtime::FakeLauncher launcher;  // its thread ends first
   Core core;
 };
 
