@@ -5,6 +5,7 @@
 #include "base/undo.h"
 #include "pods/core.h"
 #include "pods/events.h"
+#include "pods/exits.h"
 #include "pods/files.h"
 #include "pods/host_paths.h"
 #include "pods/layout.h"
@@ -44,6 +45,9 @@ Result<ContainerId> Target(Core& core, const PodId& pod, const ContainerSpec& sp
     return Err(Code::kConflict, "namespaces.target: container {} is not running", (*found)->id.Short());
   return (*found)->id;
 }
+
+// The launcher looks for the program when it makes the process: it is not there, or may not be executed (launcher.h).
+bool CannotRun(const Error& e) { return e.code == Code::kInvalidArgument && (e.sys == ENOENT || e.sys == EACCES); }
 
 Result<void> Attempt(Core& core, Operation& op, ContainerState c, Undo& undo, const Deadline& until) {
   const ContainerId id = c.id;
@@ -135,7 +139,16 @@ Result<void> Attempt(Core& core, Operation& op, ContainerState c, Undo& undo, co
   launch.stdin_once = c.spec.stdin_once;
   launch.pid = static_cast<runtime::NamespaceMode>(c.spec.namespaces.pid);
   launch.target = TRY(Target(core, pod_id, c.spec));
-  c.pid = TRY(op.In(core.launcher.CreateContainer(launch, until)));
+  auto made = core.launcher.CreateContainer(launch, until);
+  if (made) {
+    c.pid = *made;
+  } else if (CannotRun(made.error())) {
+    // To the caller that is the start's failure: it then sees an exited container with this reason, and may restart it.
+    c.reason = kStartError;
+    c.message = made.error().what;
+  } else {
+    return op.Explain(std::move(made).error());
+  }
 
   TRY(op.Stage("created", "record that the container is created"));
   auto lock = TRY(op.In(core.registry.LockPod(pod_id, until)));

@@ -8,6 +8,7 @@ namespace berth::pods {
 
 inline constexpr int kExitUnknown = 255;     // nobody saw the exit
 inline constexpr int kExitStartError = 128;  // execve failed
+inline constexpr const char* kStartError = "StartError";
 
 // Hands the launcher its callbacks. Core must outlive the launcher's thread. Before the launcher's first other call.
 void Listen(Core& core);

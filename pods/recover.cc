@@ -123,6 +123,8 @@ void RecoverReady(Core& core, const PodState& pod, runtime::AdoptedPod adopted) 
     if (it != facts.end()) {
       ApplyFacts(core, c->id, pod.id, it->second);
       facts.erase(it);
+    } else if (c->phase == ContainerPhase::kCreated && c->reason == kStartError) {
+      continue;  // never was a process
     } else if (c->phase != ContainerPhase::kExited) {
       // The monitor forgot it: deleted, but the row had not followed.
       ApplyExit(core, pod.id, {.id = c->id, .exit_code = kExitUnknown, .finished_at = 0});

@@ -43,7 +43,7 @@ void Record(Core& core, const ContainerState& c, const Result<int64_t>& started)
   } else {
     next.phase = ContainerPhase::kExited;
     next.exit_code = kExitStartError;
-    next.reason = "StartError";
+    next.reason = kStartError;
     next.message = started.error().what;
     next.started_at = 0;
     next.finished_at = core.clock.UnixNanos();
@@ -74,6 +74,11 @@ Result<void> StartContainer(Core& core, const std::string& container, const Dead
   if (!pod || pod->phase != PodPhase::kReady) return Err(Code::kConflict, "pod {}: is not ready", c->pod.Short());
 
   TRY(op.Stage("exec", "let the process run"));
+  if (c->reason == kStartError) {  // found when the process was made
+    Result<int64_t> failed = Err(Code::kInvalidArgument, "{}", c->message);
+    Record(core, *c, failed);
+    return Wrap(std::move(failed).error(), "start container {}", c->id.Short());
+  }
   core.registry.BeginStart(c->id);
   auto started = core.launcher.StartContainer(c->pod, c->id, until);
   if (started) (void)op.Stage("running", "record that the container runs");

@@ -46,7 +46,9 @@ struct ContainerState {
   int64_t created_at = 0, started_at = 0, finished_at = 0;
   pid_t pid = -1;
   int exit_code = 0;
-  std::string reason, message;                  // Completed, Error, OOMKilled, StartError, Unknown
+  // Completed, Error, OOMKilled, StartError, Unknown. Empty before the exit, but StartError and why from creation on
+  // when the program cannot be run: the start will fail with it.
+  std::string reason, message;
   std::string image_id, image_name, image_ref;  // sha256:..., first tag, repo digest or id
   std::string log_path;                         // absolute, empty when output is dropped
   std::string cgroup;

@@ -84,11 +84,13 @@ Result<void> StopPod(Core& core, const std::string& pod_id, const Deadline& unti
     else
       errors.Keep(op.In(act()));
   };
-  if (core.registry.Unadopted(id)) errors.Keep(op.In(AdoptLate(core, id, until.Sooner(seconds(10)))));
-  if (auto go = op.Stage("kill", "kill the containers"); !go)
-    errors.Keep(std::move(go));
-  else if (auto killed = KillContainers(core, id, until); !killed)
-    log::Warn("pod.kill", {{"pod", id}, {"error", killed.error()}});  // the monitor's end kills what is left
+  step("kill", "kill the containers", [&]() -> Result<void> {
+    if (core.registry.Unadopted(id)) return AdoptLate(core, id, until.Sooner(seconds(10)));
+    return {};
+  });
+  if (!core.registry.Unadopted(id))
+    if (auto killed = KillContainers(core, id, until); !killed)
+      log::Warn("pod.kill", {{"pod", id}, {"error", killed.error()}});  // the monitor's end kills what is left
   step("network", "detach the pod from its network", [&] { return core.network.Detach(id, until); });
   step("monitor", "end the pod's monitor", [&]() -> Result<void> {
     // Ending it unseen would take its containers' cgroups from below a monitor that still runs.

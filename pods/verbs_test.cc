@@ -425,6 +425,43 @@ TEST_F(VerbsTest, FailedExecIsAStartError) {
   EXPECT_EQ(Kinds(*stream), (std::vector<EventKind>{EventKind::kContainerExited}));
 }
 
+TEST_F(VerbsTest, ProgramThatIsMissingAtCreationIsAStartErrorToo) {
+  struct Picky : runtime::FakeLauncher {
+    using FakeLauncher::FakeLauncher;
+    Result<pid_t> CreateContainer(const runtime::ContainerLaunch&, const Deadline&) override {
+      Error e{Code::kInvalidArgument, "exec: \"/bin/app\": stat /bin/app: no such file or directory"};
+      e.sys = ENOENT;
+      return std::unexpected(e);
+    }
+  };
+  auto pod = Run();
+  ContainerId id;
+  {
+    Picky picky(ground.world);
+    Core other{.registry = core.registry,
+               .table = core.table,
+               .events = core.events,
+               .samples = core.samples,
+               .launcher = picky,
+               .network = core.network,
+               .images = core.images,
+               .runtime_options = core.runtime_options,
+               .root = core.root,
+               .run = core.run,
+               .clock = core.clock,
+               .operations = core.operations};
+    id = CreateContainer(other, pod.str(), Ground::Container("c"), Soon()).value();
+  }
+  EXPECT_EQ(FindContainer(core, id.str())->phase, ContainerPhase::kCreated);
+  EXPECT_TRUE(IsErr(StartContainer(core, id.str(), Soon()), Code::kInvalidArgument, "no such file"));
+  auto c = FindContainer(core, id.str());
+  EXPECT_EQ(c->phase, ContainerPhase::kExited);
+  EXPECT_EQ(c->exit_code, 128);
+  EXPECT_EQ(c->reason, "StartError");
+  EXPECT_TRUE(IsOk(RemovePod(core, pod.str(), Soon())));
+  EXPECT_EQ(ground.Remains(), std::vector<std::string>{});
+}
+
 TEST_F(VerbsTest, StartThatTimesOutLeavesTheContainerCreated) {
   auto pod = Run();
   auto id = Create(pod);
