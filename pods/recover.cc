@@ -25,7 +25,7 @@ namespace {
 using std::chrono::seconds;
 
 // A monitor that does not answer in this time is left alone; its pod stays listed, others go on.
-constexpr seconds kAdoptTime{10};
+constexpr seconds kAdoptTime{3};
 constexpr size_t kThreads = 16;
 
 bool IsId(std::string_view name) {
