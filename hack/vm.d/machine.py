@@ -156,7 +156,7 @@ class Machine:
         args = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *accelerator(self.kernel.cache),
                 "-smp", str(o.cpus), "-m", str(o.memory), "-kernel", self.kernel.image, "-initrd", initrd, "-append",
                 "console=ttyS0 quiet panic=-1 oops=panic no_timer_check mitigations=off random.trust_cpu=on cgroup_no_v1=all",
-                "-drive", f"file={disk.replace(',', ',,')},format=raw,if=none,id=disk,cache={'none' if direct_io(disk) else 'writeback'}",
+                "-drive", f"file={disk.replace(',', ',,')},format=raw,if=none,id=disk,cache={self.cache_mode(disk)}",
                 "-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci,max_ports=8",
                 "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]
         for number, path in enumerate(o.out):
@@ -179,6 +179,11 @@ class Machine:
         self.ports = ours
         if o.stdin:
             threading.Thread(target=self.feed, args=[ours["in"]], daemon=True).start()
+
+    def cache_mode(self, disk):
+        """A disk that is thrown away ignores flushes: what it would protect is gone with it, and a busy host disk would make
+        every fsync of the guest wait. A kept one is written past the host's page cache where its filesystem can."""
+        return "unsafe" if not self.options.disk else "none" if direct_io(disk) else "writeback"
 
     def guest_files(self):
         """What guest-init finds in /run/vm. All text is quoted for a shell or stands alone on a line."""
