@@ -18,7 +18,8 @@ from dataclasses import dataclass
 # What the initramfs must load before it can reach the host's root and the scratch disk (crc32c_generic is what ext4 asks
 # the crypto layer for), then what nearly every test uses: loading it over 9p later costs seconds. The rest loads on demand.
 EARLY = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "overlay", "crc32c_generic", "ext4",
-         "erofs", "loop", "bridge", "br_netfilter", "veth", "vxlan", "nf_tables")
+         "erofs", "loop", "bridge", "br_netfilter", "veth", "vxlan", "nf_tables", "nft_chain_nat", "nft_ct", "nft_nat", "nft_masq",
+         "nft_redir", "nft_fib_inet", "nft_reject_inet")
 META = {"debian": "linux-image-amd64"}
 
 
