@@ -10,24 +10,22 @@
 
 namespace berth {
 
-class FdStream {
+// Beast's SyncReadStream and SyncWriteStream over two functions of `Self`: size_t Read(void*, size_t, error_code&) and
+// size_t Write(const void*, size_t, error_code&). They may move fewer bytes than asked for, never none without an error.
+template <class Self>
+class SyncStream {
  public:
-  explicit FdStream(unique_fd fd, Deadline until = Deadline::Never());
-  void set_deadline(Deadline until) { until_ = std::move(until); }
-  int fd() const { return fd_.get(); }
-  unique_fd Release() { return std::move(fd_); }
-
   template <class Buffers>
   size_t read_some(const Buffers& buffers, boost::system::error_code& ec) {
     for (const boost::asio::mutable_buffer b : boost::beast::buffers_range_ref(buffers))
-      if (b.size() > 0) return Read(b.data(), b.size(), ec);
+      if (b.size() > 0) return self().Read(b.data(), b.size(), ec);
     ec = {};
     return 0;
   }
   template <class Buffers>
   size_t write_some(const Buffers& buffers, boost::system::error_code& ec) {
     for (const boost::asio::const_buffer b : boost::beast::buffers_range_ref(buffers))
-      if (b.size() > 0) return Write(b.data(), b.size(), ec);
+      if (b.size() > 0) return self().Write(b.data(), b.size(), ec);
     ec = {};
     return 0;
   }
@@ -49,6 +47,18 @@ class FdStream {
   }
 
  private:
+  Self& self() { return static_cast<Self&>(*this); }
+};
+
+class FdStream : public SyncStream<FdStream> {
+ public:
+  explicit FdStream(unique_fd fd, Deadline until = Deadline::Never());
+  void set_deadline(Deadline until) { until_ = std::move(until); }
+  int fd() const { return fd_.get(); }
+  unique_fd Release() { return std::move(fd_); }
+
+ private:
+  friend SyncStream<FdStream>;
   size_t Read(void* data, size_t size, boost::system::error_code& ec);
   size_t Write(const void* data, size_t size, boost::system::error_code& ec);
   unique_fd fd_;

@@ -174,7 +174,8 @@ bool Wire::Again(int rc, error_code& ec) {
   return false;
 }
 
-size_t Wire::TlsRead(void* data, size_t size, error_code& ec) {
+size_t Wire::Read(void* data, size_t size, error_code& ec) {
+  if (ssl_ == nullptr) return stream_.read_some(boost::asio::buffer(data, size), ec);
   while (true) {
     ERR_clear_error();
     errno = 0;
@@ -188,7 +189,8 @@ size_t Wire::TlsRead(void* data, size_t size, error_code& ec) {
   }
 }
 
-size_t Wire::TlsWrite(const void* data, size_t size, error_code& ec) {
+size_t Wire::Write(const void* data, size_t size, error_code& ec) {
+  if (ssl_ == nullptr) return stream_.write_some(boost::asio::buffer(data, size), ec);
   while (true) {
     ERR_clear_error();
     errno = 0;

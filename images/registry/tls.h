@@ -28,7 +28,7 @@ class TlsContexts {
 };
 
 // A byte stream that is plain or TLS. Satisfies Beast's SyncReadStream and SyncWriteStream. One thread at a time.
-class Wire {
+class Wire : public SyncStream<Wire> {
  public:
   explicit Wire(unique_fd socket) : stream_(std::move(socket)) {}
   Wire(Wire&&) = delete;
@@ -39,41 +39,10 @@ class Wire {
   void set_deadline(const Deadline& until);
   int fd() const { return stream_.fd(); }
 
-  template <class Buffers>
-  size_t read_some(const Buffers& buffers, boost::system::error_code& ec) {
-    if (ssl_ == nullptr) return stream_.read_some(buffers, ec);
-    for (const boost::asio::mutable_buffer b : boost::beast::buffers_range_ref(buffers))
-      if (b.size() > 0) return TlsRead(b.data(), b.size(), ec);
-    ec = {};
-    return 0;
-  }
-  template <class Buffers>
-  size_t write_some(const Buffers& buffers, boost::system::error_code& ec) {
-    if (ssl_ == nullptr) return stream_.write_some(buffers, ec);
-    for (const boost::asio::const_buffer b : boost::beast::buffers_range_ref(buffers))
-      if (b.size() > 0) return TlsWrite(b.data(), b.size(), ec);
-    ec = {};
-    return 0;
-  }
-  // Beast's concepts also ask for the throwing forms.
-  template <class Buffers>
-  size_t read_some(const Buffers& buffers) {
-    boost::system::error_code ec;
-    size_t n = read_some(buffers, ec);
-    if (ec) throw boost::system::system_error(ec);
-    return n;
-  }
-  template <class Buffers>
-  size_t write_some(const Buffers& buffers) {
-    boost::system::error_code ec;
-    size_t n = write_some(buffers, ec);
-    if (ec) throw boost::system::system_error(ec);
-    return n;
-  }
-
  private:
-  size_t TlsRead(void* data, size_t size, boost::system::error_code& ec);
-  size_t TlsWrite(const void* data, size_t size, boost::system::error_code& ec);
+  friend SyncStream<Wire>;
+  size_t Read(void* data, size_t size, boost::system::error_code& ec);
+  size_t Write(const void* data, size_t size, boost::system::error_code& ec);
   // Waits for what the failed call wanted; false with `ec` set when it failed for good.
   bool Again(int rc, boost::system::error_code& ec);
 
