@@ -4,6 +4,7 @@
 
 #include "pods/capabilities.h"
 #include "pods/core.h"
+#include "pods/default_paths.h"
 
 namespace berth::pods {
 
@@ -12,13 +13,6 @@ namespace oci = runtime::oci;
 namespace {
 
 constexpr std::string_view kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-// The list that Docker masks, and that Kubernetes calls the default ProcMount.
-constexpr std::string_view kMasked[] = {"/proc/asound",     "/proc/acpi",        "/proc/interrupts",
-                                        "/proc/kcore",      "/proc/keys",        "/proc/latency_stats",
-                                        "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
-                                        "/proc/scsi",       "/sys/firmware",     "/sys/devices/virtual/powercap"};
-constexpr std::string_view kReadonly[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
 
 Result<std::vector<std::string>> Args(const ContainerSpec& spec, const images::ImageConfig& image) {
   std::vector<std::string> args = spec.command.empty() ? image.entrypoint : spec.command;
@@ -251,11 +245,11 @@ Result<oci::Spec> MakeOciSpec(const OciInput& in) {
     if (c.masked_paths)
       linux.maskedPaths = *c.masked_paths;
     else
-      linux.maskedPaths.assign(std::begin(kMasked), std::end(kMasked));
+      linux.maskedPaths.assign(std::begin(kMaskedPaths), std::end(kMaskedPaths));
     if (c.readonly_paths)
       linux.readonlyPaths = *c.readonly_paths;
     else
-      linux.readonlyPaths.assign(std::begin(kReadonly), std::end(kReadonly));
+      linux.readonlyPaths.assign(std::begin(kReadonlyPaths), std::end(kReadonlyPaths));
     linux.seccomp = in.seccomp;
   }
   spec.linux = std::move(linux);

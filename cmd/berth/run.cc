@@ -13,6 +13,7 @@
 #include "cmd/berth/commands.h"
 #include "cmd/berth/log_reader.h"
 #include "cmd/berth/table.h"
+#include "pods/default_paths.h"
 
 namespace berth::cli {
 namespace {
@@ -106,7 +107,10 @@ Result<cri::PodSandboxConfig> MakePod(const RunOptions& o, const std::string& ro
   else config.set_hostname(o.hostname.empty() ? o.name : o.hostname);
   config.mutable_linux()->mutable_security_context()->set_privileged(o.privileged);
   for (const auto& port : o.publish) TRY(AddPort(port, &config));
-  for (const auto& sysctl : o.sysctls) config.mutable_linux()->mutable_sysctls()->insert({TRY(KeyValue(sysctl, "--sysctl")).first, TRY(KeyValue(sysctl, "--sysctl")).second});
+  for (const auto& sysctl : o.sysctls) {
+    auto [key, value] = TRY(KeyValue(sysctl, "--sysctl"));
+    config.mutable_linux()->mutable_sysctls()->insert({key, value});
+  }
   for (const auto& server : o.dns) config.mutable_dns_config()->add_servers(server);
   return config;
 }
@@ -143,12 +147,8 @@ Result<cri::ContainerConfig> MakeContainer(const RunOptions& o, const std::strin
   for (const auto& cap : o.drop_caps) security->mutable_capabilities()->add_drop_capabilities(cap);
   // What Docker masks: the caller's silence would mean nothing masked.
   if (!o.privileged) {
-    for (const char* path : {"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                             "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
-                             "/sys/devices/virtual/powercap", "/proc/interrupts"})
-      security->add_masked_paths(path);
-    for (const char* path : {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"})
-      security->add_readonly_paths(path);
+    for (std::string_view path : pods::kMaskedPaths) security->add_masked_paths(std::string(path));
+    for (std::string_view path : pods::kReadonlyPaths) security->add_readonly_paths(std::string(path));
   }
   if (!o.user.empty()) {
     std::string user = o.user.substr(0, o.user.find(':'));
