@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/atomic_file.h"
+#include "base/descriptor_limit.h"
 #include "base/log.h"
 
 #ifndef P_PIDFD
@@ -54,6 +55,7 @@ struct Plan {
   int above;               // every target is below
   bool die_with_parent;
   long parent;
+  const rlimit* descriptors;  // null: inherited
   int error = 0;           // written by the child
   const char* step = "";
 };
@@ -75,6 +77,8 @@ BERTH_IN_CHILD int ChildMain(void* argument) {
     if (::syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0) fail("set parent death signal", errno);
     if (::syscall(SYS_getppid) != plan->parent) ::syscall(SYS_exit_group, 127);  // it died in between
   }
+  if (plan->descriptors != nullptr && ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, plan->descriptors, nullptr) < 0)
+    fail("set the limit of open descriptors", errno);
   for (size_t i = 0; i < plan->count; ++i) {
     Placement& p = plan->placements[i];
     p.scratch = static_cast<int>(::syscall(SYS_fcntl, p.source, F_DUPFD_CLOEXEC, plan->above));
@@ -137,7 +141,8 @@ Result<Spawned> Start(const Command& command, bool die_with_parent) {
 
   void* const stack = ::mmap(nullptr, kStackSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stack == MAP_FAILED) return SysErr("run {}: stack", path);
-  Plan plan{path.c_str(), argv.data(), envp.data(), placements.data(), placements.size(), above, die_with_parent, ::getpid()};
+  Plan plan{path.c_str(), argv.data(), envp.data(), placements.data(), placements.size(), above, die_with_parent, ::getpid(),
+            ChildDescriptorLimit() ? &*ChildDescriptorLimit() : nullptr};
   sigset_t all, before;
   sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -1,5 +1,6 @@
 #pragma once
-// Running another program: no shell, vfork-like start, nothing inherited but what is named. The only place that forks
+// Running another program: no shell, vfork-like start, nothing inherited but what is named (and the limits, see
+// base/descriptor_limit.h). The only place that forks
 // besides the runtime's spawner.
 #include <string>
 #include <vector>

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/descriptor_limit.h"
 #include "base/failpoint.h"
 #include "base/testing.h"
 
@@ -36,6 +37,22 @@ TEST(Child, SignalsCountFrom128) { EXPECT_EQ(berth::Run(Shell("kill -TERM $$"), 
 TEST(Child, EnvironmentIsExactlyWhatIsGiven) {
   Command c{.argv = {"/usr/bin/env"}, .env = {"A=1", "B=two words"}};
   EXPECT_EQ(berth::Run(c, Deadline::Never())->out, "A=1\nB=two words\n");
+}
+
+TEST(Child, RaisedDescriptorLimitStaysOurs) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit low{std::min<rlim_t>(256, before.rlim_max), before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  auto raised = RaiseDescriptorLimit();
+  ASSERT_TRUE(IsOk(raised));
+  EXPECT_EQ(*raised, before.rlim_max);
+  rlimit ours{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &ours), 0);
+  EXPECT_EQ(ours.rlim_cur, before.rlim_max);
+  EXPECT_EQ(berth::Run(Shell("ulimit -Sn; ulimit -Hn"), Deadline::Never())->out,
+            fmt::format("{}\n{}\n", low.rlim_cur, before.rlim_max));
+  ::setrlimit(RLIMIT_NOFILE, &before);
 }
 
 TEST(Child, InheritsOnlyWhatIsNamed) {

@@ -359,7 +359,8 @@ TEST_F(NativeNetwork, StatsAreThePodsView) {
   auto inside = json::ParseTree(InNs(pod.netns, [] { return Shell("ip -j -s link show eth0"); }), "ip");
   ASSERT_TRUE(inside.has_value());
   auto& stats = inside->at(0).at("stats64");
-  EXPECT_EQ(host->rx_bytes, stats.at("rx").at("bytes").to_number<uint64_t>());
+  EXPECT_GE(host->rx_bytes, 20u * 60);
+  EXPECT_LE(host->rx_bytes, stats.at("rx").at("bytes").to_number<uint64_t>()) << "read later; neighbours may have spoken since";
   EXPECT_GE(host->tx_packets, 20u);
   EXPECT_GE(host->rx_packets, 20u);
 }

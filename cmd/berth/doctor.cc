@@ -67,9 +67,9 @@ Finding CheckKernel() {
   int major = 0, minor = 0;
   ::sscanf(name.release, "%d.%d", &major, &minor);
   Finding f{"kernel", Verdict::kGood, name.release, ""};
-  if (major < 5 || (major == 5 && minor < 12)) {
+  if (major < 6 || (major == 6 && minor < 1)) {
     f.verdict = Verdict::kBad;
-    f.fix = "Berth needs Linux 5.12 or newer (mount_setattr, pidfd, openat2)";
+    f.fix = "Berth is tested from Linux 6.1 on (it needs mount_setattr, pidfd, openat2, clone3 into a cgroup)";
   }
   return f;
 }

@@ -9,6 +9,7 @@
 
 #include "base/atomic_file.h"
 #include "base/db.h"
+#include "base/descriptor_limit.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/worker_pool.h"
@@ -133,6 +134,8 @@ Result<void> Serve(const config::Loaded& loaded, const std::string& version) {
   if (::geteuid() != 0)
     return Err(Code::kFailedPrecondition, "berthd must run as root: it makes namespaces, mounts and networks");
   ::umask(022);
+  // About six descriptors a pod: the usual soft limit of 1024 ends at 150 pods.
+  if (auto limit = RaiseDescriptorLimit(); !limit) log::Warn("agent.descriptors", {{"error", limit.error().what}});
   auto signals = TRY(CatchSignals());
 
   pods::Layout layout{c.root, c.run};

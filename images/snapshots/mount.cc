@@ -65,11 +65,15 @@ class Context {
   unique_fd fd_;
 };
 
-// Whether lowers can be given one by one (Linux 6.5).
+// Whether lowers can be given one by one (Linux 6.5). Before, overlay takes its options as one text that it reads at the
+// mount only, so that any key is accepted here: a yes counts where a key that cannot exist is refused.
 bool TakesLowersOneByOne() {
   static const bool takes = [] {
-    unique_fd context(fsopen("overlay", FSOPEN_CLOEXEC));
-    return context && fsconfig(context.get(), FSCONFIG_SET_STRING, "lowerdir+", "/", 0) == 0;
+    auto accepts = [](const char* key) {
+      unique_fd context(fsopen("overlay", FSOPEN_CLOEXEC));
+      return context && fsconfig(context.get(), FSCONFIG_SET_STRING, key, "/", 0) == 0;
+    };
+    return accepts("lowerdir+") && !accepts("no-such-key-of-overlay");
   }();
   return takes;
 }
@@ -127,13 +131,27 @@ Result<unique_fd> MountOverlayByString(const OverlayRequest& request) {
     }
     return out;
   };
-  std::string options = "index=off,metacopy=off,redirect_dir=nofollow,xino=auto,lowerdir=";
-  for (auto it = request.lowers.rbegin(); it != request.lowers.rend(); ++it) {
-    if (it != request.lowers.rbegin()) options += ':';
-    options += escape(*it);
+  auto text = [&](const std::vector<std::string>& lowers) {
+    std::string options = "index=off,metacopy=off,redirect_dir=nofollow,xino=auto,lowerdir=";
+    for (auto it = lowers.rbegin(); it != lowers.rend(); ++it) {
+      if (it != lowers.rbegin()) options += ':';
+      options += escape(*it);
+    }
+    if (!request.upper.empty()) options += ",upperdir=" + escape(request.upper) + ",workdir=" + escape(request.work);
+    return options;
+  };
+  constexpr size_t kPage = 4095;  // what mount(2) takes
+  std::string options = text(request.lowers);
+  std::vector<unique_fd> held;
+  if (options.size() > kPage) {  // a layer by its descriptor has a short name
+    std::vector<std::string> short_names;
+    for (const std::string& lower : request.lowers) {
+      held.push_back(TRY(Open(lower, O_PATH | O_DIRECTORY)));
+      short_names.push_back("/proc/self/fd/" + std::to_string(held.back().get()));
+    }
+    options = text(short_names);
   }
-  if (!request.upper.empty()) options += ",upperdir=" + escape(request.upper) + ",workdir=" + escape(request.work);
-  if (options.size() > 4095)
+  if (options.size() > kPage)
     return Err(
         Code::kFailedPrecondition,
         "mount overlay: {} layers do not fit the mount options of this kernel; Linux 6.5 or newer has no such limit",

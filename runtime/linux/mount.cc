@@ -129,6 +129,14 @@ Result<unique_fd> CloneTree(int dir, const std::string& path, bool recursive) {
 
 Result<unique_fd> CloneTree(const std::string& path, bool recursive) { return CloneTree(AT_FDCWD, path, recursive); }
 
+Result<unique_fd> CloneOrTake(int tree, bool recursive) {
+  auto clone = CloneTree(tree, "", recursive);
+  if (clone || clone.error().sys != EINVAL) return clone;
+  int copy = fcntl(tree, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return SysErr("duplicate a mount's descriptor");
+  return unique_fd(copy);
+}
+
 Result<void> Configure(int tree, const Options& o, bool single) {
   if (single) {
     mount_attr all{};

@@ -27,6 +27,9 @@ Options ParseOptions(const std::vector<std::string>& words);
 // A private copy of what is at `path` (AT_FDCWD or dir fd); recursive: with everything mounted below.
 Result<unique_fd> CloneTree(int dir, const std::string& path, bool recursive);
 Result<unique_fd> CloneTree(const std::string& path, bool recursive);
+// A copy of a tree that may be attached nowhere. Kernels before 6.15 cannot clone what is not mounted: there the caller's
+// own tree is handed on (a second descriptor of it), and attaching it uses it up.
+Result<unique_fd> CloneOrTake(int tree, bool recursive);
 // Options onto a detached tree: attributes of the top mount, of the tree, propagation (private unless asked otherwise).
 // single: it is one mount without others below, which takes one call less.
 Result<void> Configure(int tree, const Options& options, bool single = false);

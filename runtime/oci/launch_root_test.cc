@@ -237,7 +237,14 @@ TEST_F(Launch, SharedPidNamespace) {
   EXPECT_EQ(RunSh("true", "e", {.caller_pid = true}, {.pid_namespace = gone.pidfd}), "container not running");
 }
 
+// Whether a tree that is mounted nowhere can be cloned (Linux 6.15); before, one serves one plan.
+bool ClonesDetached() {
+  unique_fd tree = *mount::NewTmpfs("size=1m");
+  return mount::CloneTree(tree.get(), "", false).has_value();
+}
+
 TEST_F(Launch, SharedMemoryOfThePod) {
+  if (!ClonesDetached()) GTEST_SKIP() << "needs clones of detached mounts (Linux 6.15)";
   unique_fd shm = *mount::NewTmpfs("size=1m,mode=1777");
   EXPECT_EQ(RunSh("echo shared > /dev/shm/x; stat -c %a /dev/shm", "a", {.shm = shm.get()}), "1777\n");
   EXPECT_EQ(RunSh("cat /dev/shm/x; grep /dev/shm /proc/self/mountinfo | grep -c nosuid,nodev,noexec", "b",
@@ -245,7 +252,23 @@ TEST_F(Launch, SharedMemoryOfThePod) {
             "shared\n1\n");
 }
 
+TEST_F(Launch, SharedMemoryIsUsedUpWhereItCannotBeCloned) {
+  unique_fd shm = *mount::NewTmpfs("size=1m,mode=1777");
+  EXPECT_EQ(RunSh("stat -c %a /dev/shm; grep /dev/shm /proc/self/mountinfo | grep -c nosuid,nodev,noexec", "a", {.shm = shm.get()}),
+            "1777\n1\n");
+}
+
+TEST_F(Launch, BindOnSharedMemoryStays) {
+  unique_fd shm = *mount::NewTmpfs("size=1m,mode=1777");
+  std::string mine = bundle->dir() + "/mine";
+  ASSERT_EQ(mkdir(mine.c_str(), 0755), 0);
+  ASSERT_TRUE(WriteFileAtomic(mine + "/mark", "own\n"));
+  bundle->spec.mounts.push_back({"/dev/shm", "bind", mine, {"rbind", "ro"}, {}, {}});
+  EXPECT_EQ(RunSh("cat /dev/shm/mark", "a", {.shm = shm.get()}), "own\n");
+}
+
 TEST_F(Launch, OneDetachedRootServesManyPlans) {
+  if (!ClonesDetached()) GTEST_SKIP() << "needs clones of detached mounts (Linux 6.15)";
   unique_fd root = *mount::CloneTree(bundle->rootfs(), false);
   EXPECT_EQ(RunSh("echo one", "a", {.rootfs = root.get()}), "one\n");
   EXPECT_EQ(RunSh("echo two", "b", {.rootfs = root.get()}), "two\n");

@@ -86,15 +86,7 @@ Result<void> WriteEntry(PlanWriter& w, const cgroup::Group& group) {
 Result<void> WriteRoot(PlanWriter& w, const PlanInput& in) {
   unique_fd root;
   if (in.rootfs >= 0) {
-    auto clone = mount::CloneTree(in.rootfs, "", true);
-    if (clone) {
-      root = std::move(*clone);
-    } else {
-      // Kernels before 6.15 cannot clone what is not mounted anywhere: then the caller's own mount is used up.
-      int copy = clone.error().sys == EINVAL ? ::fcntl(in.rootfs, F_DUPFD_CLOEXEC, 3) : -1;
-      if (copy < 0) return Wrap(std::move(clone).error(), "root filesystem");
-      root.reset(copy);
-    }
+    root = TRY_CTX(mount::CloneOrTake(in.rootfs, true), "root filesystem");
   } else {
     if (!in.spec->root || in.spec->root->path.empty()) return Err(Code::kInvalidArgument, "root.path: missing");
     std::string path = in.spec->root->path;

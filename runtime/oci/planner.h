@@ -28,9 +28,8 @@ struct PlanInput {
                                // second plan when the kernel can clone detached mounts (6.15); else it is used up.
                                // -1: spec.root.path, relative to `bundle`
   std::string bundle;          // absolute; base of relative mount sources and root.path
-  int shm = -1;                // tmpfs of the pod: attached on /dev/shm in place of spec.mounts' entry for it.
-                               // Borrowed; cloned for each container. A detached mount (fsmount) can be cloned
-                               // since Linux 6.15, a mounted one always
+  int shm = -1;                // tmpfs of the pod: attached on /dev/shm in place of the tmpfs that spec.mounts asks for
+                               // there; a bind mount stays. Borrowed; cloned for each container as `rootfs` is
   int pid_namespace = -1;      // join this PID namespace (namespace fd or a pidfd), whatever the spec says
   bool caller_pid = false;     // the same, but the descriptor comes with init::Options::pid_namespace
   std::string cgroup_path;     // absolute, below every hierarchy's mount ("/berth/<pod>/<container>"); empty: the

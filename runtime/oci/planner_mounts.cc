@@ -194,8 +194,8 @@ struct Context {
     mount::Options o = mount::ParseOptions(m.options);
     if (o.idmap) return Err(Code::kUnimplemented, "{}.options: id-mapped mounts are not supported", at);
     if (o.copy_up) return Err(Code::kUnimplemented, "{}.options: tmpcopyup is not supported", at);
-    if (target == "/dev/shm" && in.shm >= 0) {
-      unique_fd tree = TRY_CTX(mount::CloneTree(in.shm, "", false), "{}: the pod's shared memory", at);
+    if (target == "/dev/shm" && in.shm >= 0 && m.type == "tmpfs" && !o.bind && !o.remount) {
+      unique_fd tree = TRY_CTX(mount::CloneOrTake(in.shm, false), "{}: the pod's shared memory", at);
       TRY_CTX(
           mount::Configure(tree.get(), {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC}, true),
           "{}", at);
