@@ -22,7 +22,7 @@ namespace {
 // ---------------------------------------------------------------------------------------------------------
 
 // 1 message, 0 end of file, -1 error. *fd: a descriptor that came along, else -1.
-int Receive(int sync, Message* message, int* fd) {
+int Receive(int sync, Message* message, int* fd, int flags = 0) {
   iovec part{message, sizeof *message};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
   msghdr header{};
@@ -31,7 +31,7 @@ int Receive(int sync, Message* message, int* fd) {
   header.msg_control = control;
   header.msg_controllen = sizeof control;
   ssize_t n;
-  do n = recvmsg(sync, &header, MSG_CMSG_CLOEXEC);
+  do n = recvmsg(sync, &header, MSG_CMSG_CLOEXEC | flags);
   while (n < 0 && errno == EINTR);
   *fd = -1;
   if (n < 0) return errno == ECONNRESET ? 0 : -1;
@@ -52,40 +52,18 @@ void Reap(int pidfd) {
 void Abandon(Process* process) {
   PidfdSignal(process->pidfd, SIGKILL);
   Reap(process->pidfd);
-  close(process->pidfd);
-  if (process->sync >= 0) close(process->sync);
-  if (process->terminal >= 0) close(process->terminal);
-  *process = Process{};
+  Discard(process);
 }
 
-bool Started(int sync, Failure* failure) {
-  char go = 's';
-  ssize_t n;
-  do n = send(sync, &go, 1, MSG_NOSIGNAL);
-  while (n < 0 && errno == EINTR);
-  if (n != 1) {
-    Describe(failure, 0, "container not running: it ended before it was started");
-    close(sync);
-    return false;
+bool Started(Process* process, Failure* failure) {
+  Progress progress = Progress::kFailed;
+  if (Release(process, failure)) {
+    do progress = Continue(process, true, failure);
+    while (progress == Progress::kMore);
   }
-  for (;;) {
-    Message message;
-    int fd;
-    int got = Receive(sync, &message, &fd);
-    if (fd >= 0) close(fd);
-    if (got == 1 && message.type == MessageType::kWarning) continue;
-    if (got == 1 && message.type == MessageType::kFailed) {
-      Describe(failure, 0, message.text);
-      failure->sys = message.sys;
-      failure->kind = message.kind;
-      close(sync);
-      return false;
-    }
-    close(sync);
-    if (got == 0) return true;  // closed by execve
-    Describe(failure, EPROTO, "start: unexpected answer");
-    return false;
-  }
+  close(process->sync);
+  process->sync = -1;
+  return progress == Progress::kStarted;
 }
 
 bool RaiseLoopback() {
@@ -305,8 +283,8 @@ void RunChild(Child& child) {
 // ---- Parent
 // -----------------------------------------------------------------------------------------------------------
 
-bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, const Stdio& stdio, const Options& options,
-            Process* process, Failure* failure) {
+bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, const Stdio& stdio, const Options& options,
+           Process* process, Failure* failure) {
   *process = Process{};
   *failure = Failure{};
   const Plan* plan = CheckPlan(bytes, size, fd_count, failure);
@@ -396,34 +374,67 @@ bool Create(const void* bytes, size_t size, const int* fds, size_t fd_count, con
     Abandon(process);
     return false;
   }
+  return true;
+}
 
-  Text warnings(process->warnings, sizeof process->warnings);
-  for (;;) {
-    Message message;
-    int fd;
-    int got = Receive(process->sync, &message, &fd);
-    if (got == 1 && message.type == MessageType::kReady) return true;
-    if (got == 1 && message.type == MessageType::kTerminal && fd >= 0) {
-      process->terminal = fd;
-      continue;
-    }
-    if (fd >= 0) close(fd);
-    if (got == 1 && message.type == MessageType::kWarning) {
-      warnings << message.text << "\n";
-      continue;
-    }
-    if (got == 1 && message.type == MessageType::kFailed) {
-      Describe(failure, 0, message.text);
-      failure->sys = message.sys;
-      failure->kind = message.kind;
-    } else if (got == 0) {
-      Describe(failure, 0, "the process ended while it was set up (killed, or out of memory)");
-    } else {
-      Describe(failure, errno, "receive from the process");
-    }
-    Abandon(process);
-    return false;
+Progress Continue(Process* process, bool wait, Failure* failure) {
+  Message message;
+  int fd;
+  int got = Receive(process->sync, &message, &fd, wait ? 0 : MSG_DONTWAIT);
+  if (got == 1 && message.type == MessageType::kReady && !process->released) return Progress::kReady;
+  if (got == 1 && message.type == MessageType::kTerminal && fd >= 0 && process->terminal < 0) {
+    process->terminal = fd;
+    return Progress::kMore;
   }
+  if (fd >= 0) close(fd);
+  if (got == 1 && message.type == MessageType::kWarning) {
+    size_t used = strlen(process->warnings);
+    Text(process->warnings + used, sizeof process->warnings - used) << message.text << "\n";
+    return Progress::kMore;
+  }
+  if (got < 0 && errno == EAGAIN) return Progress::kMore;
+  if (got == 0 && process->released) return Progress::kStarted;  // closed by execve
+  if (got == 1 && message.type == MessageType::kFailed) {
+    Describe(failure, 0, message.text);
+    failure->sys = message.sys;
+    failure->kind = message.kind;
+  } else if (got == 0) {
+    Describe(failure, 0, "the process ended while it was set up (killed, or out of memory)");
+  } else {
+    Describe(failure, got < 0 ? errno : EPROTO, "receive from the process");
+  }
+  return Progress::kFailed;
+}
+
+bool Release(Process* process, Failure* failure) {
+  char go = 's';
+  ssize_t n;
+  do n = send(process->sync, &go, 1, MSG_NOSIGNAL);
+  while (n < 0 && errno == EINTR);
+  process->released = true;
+  if (n != 1) Describe(failure, 0, "container not running: it ended before it was started");
+  return n == 1;
+}
+
+void Discard(Process* process) {
+  if (process->pidfd >= 0) {
+    PidfdSignal(process->pidfd, SIGKILL);
+    close(process->pidfd);
+  }
+  if (process->sync >= 0) close(process->sync);
+  if (process->terminal >= 0) close(process->terminal);
+  *process = Process{};
+}
+
+bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, const Options& options,
+            Process* process, Failure* failure) {
+  if (!Begin(plan, plan_size, fds, fd_count, stdio, options, process, failure)) return false;
+  Progress progress;
+  do progress = Continue(process, true, failure);
+  while (progress == Progress::kMore);
+  if (progress == Progress::kReady) return true;
+  Abandon(process);
+  return false;
 }
 
 bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, Process* process,
@@ -470,18 +481,18 @@ int SealExecutable(const void* image, size_t size) {
 
 bool Start(Process* process, Failure* failure) {
   *failure = Failure{};
-  int sync = process->sync;
-  process->sync = -1;
-  if (sync < 0) {
+  if (process->sync < 0) {
     Describe(failure, EINVAL, "start: already started");
     return false;
   }
-  return Started(sync, failure);
+  return Started(process, failure);
 }
 
 bool StartOver(int connection, Failure* failure) {
   *failure = Failure{};
-  return Started(connection, failure);
+  Process process;
+  process.sync = connection;
+  return Started(&process, failure);
 }
 
 bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,

@@ -29,6 +29,7 @@ struct Process {
                       // plan has a listening socket: then the child goes on waiting there).
   int terminal = -1;  // pty master, owned by the caller, when the plan asks for one
   char warnings[512] = {};  // lines: what was asked for and could not be given ("rlimit 7: hard limit clamped to 1024")
+  bool released = false;    // Release was called
 };
 
 // What only the caller has. Descriptors are borrowed.
@@ -52,6 +53,20 @@ bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count,
             Failure* failure);
 bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,
             const Options& options, Process* process, Failure* failure);
+
+// The same in steps, for a caller that must not wait for the child, which may hang on a filesystem:
+//   Begin     forks the child. False: nothing is left.
+//   Continue  takes one message from process->sync, waiting for it when `wait`; poll that descriptor between the calls.
+//             kReady: everything up to execve is done. kStarted, after Release: execve has happened.
+//             kFailed: *failure says why; the child still has to be discarded.
+//   Release   lets a ready process exec. False: *failure says why; discard it.
+//   Discard   kills the child and closes what belongs to it. Does not reap it.
+enum class Progress { kMore, kReady, kStarted, kFailed };
+bool Begin(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,
+           const Options& options, Process* process, Failure* failure);
+Progress Continue(Process* process, bool wait, Failure* failure);
+bool Release(Process* process, Failure* failure);
+void Discard(Process* process);
 
 // Lets a created process exec; returns after the exec has happened or failed. The process is reaped by the caller.
 bool Start(Process* process, Failure* failure);
