@@ -1,6 +1,6 @@
 #pragma once
 // The seam between pods and processes: what starts, signals and watches them. `ShimLauncher` does it natively through
-// berth-shim; a foreign runtime (crun, runsc) stands behind the same seam.
+// berth-shim, and drives other runtimes (crun, runsc) through the same monitors.
 //
 // A pod's monitor outlives the agent. All calls are safe from any thread; calls for one pod are serialised by the
 // implementation, a pod that hangs delays no other. Every call has a deadline and says in its error what it waited for.
@@ -54,6 +54,7 @@ struct ContainerLaunch {
   bool stdin_once = false;
   NamespaceMode pid = NamespaceMode::kContainer;
   ContainerId target;                    // with kTarget: whose PID namespace to join
+  std::string handler;                   // which OCI runtime makes it (Options::handlers); empty: the native one
 };
 
 struct ExecLaunch {

@@ -107,6 +107,7 @@ Error FromReply(const Packet& packet, std::string_view what) {
     case Status::kExpired: error.code = Code::kDeadlineExceeded; break;
     case Status::kUnimplemented: error.code = Code::kUnimplemented; break;
     case Status::kSystem: error.code = reply.sys != 0 ? CodeFromErrno(reply.sys) : Code::kInternal; break;
+    case Status::kCommand: break;  // the caller reads the command's log
     case Status::kNoExecutable:
       error.code = Code::kInvalidArgument;
       error.sys = ENOENT;

@@ -75,25 +75,6 @@ void FinishExit(Container* c) {
   }
 }
 
-void ContainerDied(Container* c, int status) {
-  c->dead = true;
-  c->finished_at = Unix();
-  c->give_up = Monotonic() + kExitPatience;
-  c->exit_code = c->start_failed      ? 128
-                 : WIFEXITED(status)  ? WEXITSTATUS(status)
-                                      : 128 + WTERMSIG(status);
-  CloseFd(&c->pidfd);
-  CloseFd(&c->sync);
-  CloseFd(&c->stdin_fd);
-  for (Output& o : c->outputs) {
-    int waiting = 0;
-    if (o.fd >= 0 && ioctl(o.fd, FIONREAD, &waiting) == 0 && waiting > 0) o.drain = static_cast<size_t>(waiting);
-    // On a terminal some may not have come through the line discipline yet: read on until it says there is no more.
-    if (o.fd >= 0 && o.fd == c->terminal) o.drain = 1 << 20;
-  }
-  FinishExit(c);
-}
-
 void ExecDied(Exec* exec, int status) {
   int32_t code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   while (write(exec->exit, &code, sizeof code) < 0 && errno == EINTR) {
@@ -133,6 +114,25 @@ void Trim() {
 
 }  // namespace
 
+void ContainerDied(Container* c, int status) {
+  c->dead = true;
+  c->finished_at = Unix();
+  c->give_up = Monotonic() + kExitPatience;
+  c->exit_code = c->start_failed      ? 128
+                 : WIFEXITED(status)  ? WEXITSTATUS(status)
+                                      : 128 + WTERMSIG(status);
+  CloseFd(&c->pidfd);
+  CloseFd(&c->sync);
+  CloseFd(&c->stdin_fd);
+  for (Output& o : c->outputs) {
+    int waiting = 0;
+    if (o.fd >= 0 && ioctl(o.fd, FIONREAD, &waiting) == 0 && waiting > 0) o.drain = static_cast<size_t>(waiting);
+    // On a terminal some may not have come through the line discipline yet: read on until it says there is no more.
+    if (o.fd >= 0 && o.fd == c->terminal) o.drain = 1 << 20;
+  }
+  FinishExit(c);
+}
+
 void WatchOutputs(Container* c) {
   uint32_t index = static_cast<uint32_t>(c - table.containers) * 2;
   for (uint32_t s = 0; s < 2; ++s) {
@@ -170,7 +170,7 @@ bool ReadOutput(Container* c, Output* o) {
 }
 
 bool AnyAlive() {
-  if (table.exec_end > 0 || self.pod.init > 0) return true;
+  if (table.exec_end > 0 || self.pod.init > 0 || ForeignAtWork()) return true;
   for (uint32_t i = 0; i < table.container_end; ++i)
     if (table.containers[i].state != State::kFree && !table.containers[i].dead) return true;
   return false;
@@ -187,10 +187,15 @@ void Reap() {
   }
   while (true) {
     int status = 0;
-    pid_t pid = waitpid(-1, &status, WNOHANG);
+    pid_t pid = ForeignAtWork() ? ReapForeign(&status) : waitpid(-1, &status, WNOHANG);
     if (pid <= 0) break;
     if (Container* c = table.ByPid(pid)) {
-      ContainerDied(c, status);
+      if (c->busy) {  // the end of its start decides what that means
+        c->early = true;
+        c->early_status = status;
+      } else {
+        ContainerDied(c, status);
+      }
     } else if (Exec* exec = table.ExecByPid(pid)) {
       ExecDied(exec, status);
     } else if (pid == self.pod.init) {
@@ -209,6 +214,7 @@ int Timers() {
   }
   if (self.dirty && now >= self.trim_at) Trim();
   int64_t next = self.next_retry;
+  if (int64_t foreign = ForeignTimer(now); foreign != 0 && (next == 0 || foreign < next)) next = foreign;
   if (self.dirty && (next == 0 || self.trim_at < next)) next = self.trim_at;
   if (next == 0) return -1;
   return next <= now ? 0 : static_cast<int>((next - now) / kMillisecond) + 1;

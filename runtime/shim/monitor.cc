@@ -70,6 +70,7 @@ void Unwatch(int fd) { epoll_ctl(self.epoll, EPOLL_CTL_DEL, fd, nullptr); }
 void Drop(Client* client) {
   if (client->fd < 0) return;
   if (client - self.clients == self.ending_client) self.ending_client = -1;
+  ForgetClient(static_cast<int>(client - self.clients));
   close(client->fd);
   *client = Client();
 }
@@ -104,6 +105,7 @@ bool SendHello(Client* client, uint64_t request) {
   int fds[8];
   size_t count = OpenHelloFds(self.pod, fds, &reply.fds);
   reply.pid = getpid();
+  reply.init = self.pod.init > 0 ? self.pod.init : 0;
   memcpy(reply.pod, self.pod.id, kIdSize);
   for (uint32_t i = 0; i < table.container_end; ++i) reply.containers += table.containers[i].state != State::kFree;
   bool sent = Send(client->fd, Type::kReply, 0, request, &reply, sizeof reply, fds, count);

@@ -4,6 +4,7 @@
 //   monitor.cc    the loop: clients come and go
 //   requests.cc   what clients ask
 //   lives.cc      what happens by itself: output, exits, time
+//   foreign.cc    containers of other runtimes
 #include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
@@ -73,14 +74,28 @@ bool SendHello(Client* client, uint64_t request);
 
 // requests.cc
 void Serve(const Request& request);
+Container* Lookup(const Request& request, const char (&id)[kIdSize]);  // nullptr: refused
+bool MakeStdio(Container* container, uint32_t flags, init::Stdio* stdio);
+void CloseStdio(init::Stdio* stdio);
+void Forget(Container* container);  // closes everything of one that is dead or was never made
 
 // lives.cc
 void WatchOutputs(Container* container);
 void UnwatchOutputs(Container* container);
 bool ReadOutput(Container* container, Output* output);  // one read; false: nothing more for now
+void ContainerDied(Container* container, int status);   // it is reaped
 void Reap();                     // after SIGCHLD
 bool AnyAlive();
 [[noreturn]] void End();         // answers the Shutdown
 int Timers();                    // does what is due; milliseconds until the next, -1: never
+
+// foreign.cc
+void StartForeign(const Request& request);
+void AbandonForeign(const Request& request, Container* container);  // a Delete while it is made
+bool ForeignAtWork();            // commands run, or their processes have not come to us yet
+pid_t ReapForeign(int* status);  // while ForeignAtWork: waits for what is known only, see foreign.cc; 0: none
+void KillForeign();              // the commands
+void ForgetClient(int index);    // it waits for no answer any more
+int64_t ForeignTimer(int64_t now);  // does what is due; when next, 0: nothing waits
 
 }  // namespace berth::shim

@@ -223,6 +223,20 @@ void PodLink::TellExit(const ExitFacts& facts) {
   });
 }
 
+bool PodLink::IsForeign(const ContainerId& container) const {
+  std::lock_guard lock(mutex_);
+  return foreign_.contains(container);
+}
+
+void PodLink::SetForeign(const ContainerId& container, bool foreign) {
+  std::lock_guard lock(mutex_);
+  if (foreign) {
+    foreign_.insert(container);
+  } else {
+    foreign_.erase(container);
+  }
+}
+
 void PodLink::FailCalls(const Error& error) {
   std::lock_guard lock(mutex_);
   for (auto& [number, call] : calls_) {

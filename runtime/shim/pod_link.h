@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "base/deadline.h"
@@ -53,6 +54,12 @@ class PodLink : public std::enable_shared_from_this<PodLink> {
   void TellExit(const ExitFacts& facts);   // calls back, once for each container
   void Forget(const ContainerId& id);   // its exit may be told again (a new container of that id)
   unique_fd shm;                        // see protocol.h kFdShm; written before the link is shared
+  bool own_net = false;                 // the pod has network and UTS namespaces of its own; as shm
+  pid_t init = 0;                       // of the pod's PID namespace, 0: none; as shm
+
+  // Containers of other runtimes (foreign_bundle.h). Thread-safe.
+  bool IsForeign(const ContainerId& id) const;
+  void SetForeign(const ContainerId& id, bool foreign);
 
  private:
   friend class Links;
@@ -81,6 +88,7 @@ class PodLink : public std::enable_shared_from_this<PodLink> {
   uint64_t relist_ = 0, rehello_ = 0;   // requests by which `wire` itself takes up a lost connection
   std::map<uint64_t, std::shared_ptr<PendingCall>> calls_;
   std::map<ContainerId, bool> told_;
+  std::set<ContainerId> foreign_;
 };
 
 class Links {

@@ -57,6 +57,7 @@ enum class Type : uint16_t {
   kResize = 12,     // ResizeRequest: the container's terminal
   kShm = 13,        // Empty. Answer: Empty; fds: a detached mount of the pod's /dev/shm
   kShutdown = 14,   // Empty: kills every process of the pod, answers when all are reaped, ends the monitor
+  kForeign = 40,    // ForeignRequest: runs a command of another OCI runtime; see there
   // answers
   kReply = 100,     // success; body as the request says
   kError = 101,     // ErrorReply
@@ -89,6 +90,7 @@ enum class Status : uint16_t {
   kSystem = 8,              // a system call failed: `sys`
   kNoExecutable = 9,        // the program to run does not exist in the container
   kNotExecutable = 10,      // it exists and may not be executed
+  kCommand = 11,            // a command of another runtime failed; its log in the bundle says why
 };
 
 struct ErrorReply {
@@ -127,6 +129,8 @@ struct HelloReply {
   uint32_t containers = 0;
   char pod[kIdSize] = {};
   char pad[7] = {};
+  int32_t init = 0;         // pid of the init of the pod's PID namespace; 0: it has none
+  uint32_t pad2 = 0;
 };
 
 struct Empty {};
@@ -174,6 +178,29 @@ struct ExecReply { uint64_t exec = 0; int32_t pid = -1; uint32_t pad = 0; };
 struct SignalExecRequest { uint64_t exec = 0; int32_t signal = 0; uint32_t pad = 0; };
 struct ResizeRequest { char id[kIdSize] = {}; char pad[3] = {}; uint16_t rows = 0, columns = 0; };
 
+// A container whose namespaces and mounts another OCI runtime makes. The monitor runs the runtime's commands that become
+// parents of the container's processes (`create`, `exec --detach`) and `start`, in the namespaces of the process that comes
+// as a pidfd; it adopts the process that the command's pid file names, which the kernel hands to it as the subreaper. From
+// then on output, terminal, exit code and record are as for its own containers. Everything else (kill, delete, pause, ...)
+// the agent runs itself.
+//
+// The answer comes when the command has ended; other requests are served meanwhile. Delete during a creation kills the
+// command. After ForeignRequest: argv, then environment, each text ended by NUL.
+//   fds: pidfd of a process in the runtime's namespaces; the bundle: the command's current directory, where pid_file is;
+//   create: log file when kHasLog; console socket, listening, when kTty. Answer: PidReply
+//   start:  no more. Answer: StartReply
+//   exec:   write end of the exit pipe; console socket when kTty, else stdio as flagged. Answer: ExecReply; fds: pty master
+enum class Verb : uint32_t { kCreate = 1, kStart = 2, kExec = 3 };
+inline constexpr size_t kMaxCommands = 64;      // of one pod, at work at once
+inline constexpr size_t kMaxWords = 256;        // argv and environment together
+struct ForeignRequest {
+  char id[kIdSize] = {};
+  char pid_file[39] = {};   // a name in the bundle; empty for start
+  Verb verb{};
+  uint32_t flags = 0;       // CreateFlags: kTty, kKeepStdin, kHasLog; exec: kTty, kIn, kOut, kErr
+  uint32_t argc = 0, envc = 0;
+};
+
 struct ExitEvent {
   char id[kIdSize] = {};
   char pad[3] = {};
@@ -184,5 +211,6 @@ struct ExitEvent {
 static_assert(sizeof(Header) == 32);
 static_assert(sizeof(ContainerEntry) == 96);
 static_assert(sizeof(CreateRequest) == 152);
+static_assert(sizeof(ForeignRequest) == 120);
 
 }  // namespace berth::shim

@@ -32,16 +32,6 @@ bool MapPlan(const Request& r, int fd, uint64_t size, const void** at) {
   return true;
 }
 
-Container* Lookup(const Request& r, const char (&id)[kIdSize]) {
-  if (!ValidId(id)) {
-    Refuse(r.client, r.id, Status::kInvalid, 0, "container id: must be 1 to 64 of A-Z a-z 0-9 _ . -");
-    return nullptr;
-  }
-  Container* c = table.Find(id);
-  if (c == nullptr) Refuse(r.client, r.id, Status::kNotFound, 0, "no such container: ", id);
-  return c;
-}
-
 void Hello(const Request& r) {
   auto hello = r.message->As<HelloRequest>();
   if (hello.oldest_major > kMajor || hello.newest_major < kMajor) {
@@ -74,42 +64,6 @@ void List(const Request& r) {
     more = i < table.container_end;
     if (!Send(r.client->fd, Type::kReply, more ? kMore : 0, r.id, entries, count * sizeof(ContainerEntry))) Drop(r.client);
   }
-}
-
-// Pipes for what is not a terminal. stdio.in/out/err are the container's ends.
-bool MakeStdio(Container* c, uint32_t flags, init::Stdio* stdio) {
-  int out[2] = {-1, -1}, err[2] = {-1, -1}, in[2] = {-1, -1};
-  bool good = pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0 && (!(flags & kKeepStdin) || pipe2(in, O_CLOEXEC) == 0);
-  c->outputs[0].fd = out[0];
-  c->outputs[1].fd = err[0];
-  c->stdin_fd = in[1];
-  *stdio = {in[0], out[1], err[1]};
-  for (Output& o : c->outputs)
-    if (good) good = fcntl(o.fd, F_SETFL, O_NONBLOCK) == 0;
-  return good;
-}
-
-void CloseStdio(init::Stdio* stdio) {
-  int error = errno;
-  CloseFd(&stdio->in);
-  CloseFd(&stdio->out);
-  CloseFd(&stdio->err);
-  errno = error;
-}
-
-// Closes everything of a container that is dead or was never made.
-void Forget(Container* c) {
-  UnwatchOutputs(c);
-  for (Output& o : c->outputs) {
-    CloseFd(&o.fd);
-    self.pool.Give(o.stream.hold);
-    o.stream.hold = nullptr;
-  }
-  c->log.Close(self.pool);
-  CloseFd(&c->pidfd);
-  CloseFd(&c->sync);
-  CloseFd(&c->stdin_fd);
-  table.Free(c);
 }
 
 void Create(const Request& r) {
@@ -171,6 +125,7 @@ void Create(const Request& r) {
 void Start(const Request& r) {
   Container* c = Lookup(r, r.message->As<ContainerRequest>().id);
   if (c == nullptr) return;
+  if (c->foreign) return Refuse(r.client, r.id, Status::kState, 0, "container belongs to another runtime: ", c->id);
   if (c->state != State::kCreated || c->dead) return Refuse(r.client, r.id, Status::kState, 0, "container is not in state created: ", c->id);
   init::Process process;
   process.pid = c->pid;
@@ -198,7 +153,8 @@ void Signal(const Request& r) {
   Container* c = Lookup(r, signal.id);
   if (c == nullptr) return;
   if (signal.signal < 0 || signal.signal > 64) return Refuse(r.client, r.id, Status::kInvalid, 0, "signal: must be 0 to 64");
-  if (!c->dead && init::PidfdSignal(c->pidfd, signal.signal) < 0 && errno != ESRCH)
+  if (c->pid < 0) return Refuse(r.client, r.id, Status::kState, 0, "container is being created: ", c->id);
+  if (!c->dead && !c->early && init::PidfdSignal(c->pidfd, signal.signal) < 0 && errno != ESRCH)
     return Refuse(r.client, r.id, Status::kSystem, errno, "signal container ", c->id);
   Answer(r.client, r.id, nullptr, 0);
 }
@@ -207,6 +163,7 @@ void Delete(const Request& r) {
   auto request = r.message->As<ContainerRequest>();
   Container* c = Lookup(r, request.id);
   if (c == nullptr) return;
+  if (c->busy) return AbandonForeign(r, c);
   if (c->state == State::kRunning && !c->dead) return Refuse(r.client, r.id, Status::kState, 0, "container is running: ", c->id);
   if (!c->dead) {
     init::PidfdSignal(c->pidfd, SIGKILL);
@@ -224,6 +181,7 @@ void StartExec(const Request& r) {
   Container* c = Lookup(r, request.container);
   if (c == nullptr) return;
   if (c->state != State::kRunning || c->dead) return Refuse(r.client, r.id, Status::kState, 0, "container is not running: ", c->id);
+  if (c->foreign) return Refuse(r.client, r.id, Status::kState, 0, "container belongs to another runtime: ", c->id);
   size_t first = 2;
   init::Stdio stdio;
   int* streams[] = {&stdio.in, &stdio.out, &stdio.err};
@@ -310,10 +268,56 @@ void Shutdown(const Request& r) {
     if (table.containers[i].state != State::kFree && !table.containers[i].dead)
       init::PidfdSignal(table.containers[i].pidfd, SIGKILL);
   if (self.pod.init > 0) init::PidfdSignal(self.pod.init_pidfd, SIGKILL);
+  KillForeign();
   if (!AnyAlive()) End();
 }
 
 }  // namespace
+
+Container* Lookup(const Request& r, const char (&id)[kIdSize]) {
+  if (!ValidId(id)) {
+    Refuse(r.client, r.id, Status::kInvalid, 0, "container id: must be 1 to 64 of A-Z a-z 0-9 _ . -");
+    return nullptr;
+  }
+  Container* c = table.Find(id);
+  if (c == nullptr) Refuse(r.client, r.id, Status::kNotFound, 0, "no such container: ", id);
+  return c;
+}
+
+// Pipes for what is not a terminal. stdio.in/out/err are the container's ends.
+bool MakeStdio(Container* c, uint32_t flags, init::Stdio* stdio) {
+  int out[2] = {-1, -1}, err[2] = {-1, -1}, in[2] = {-1, -1};
+  bool good = pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0 && (!(flags & kKeepStdin) || pipe2(in, O_CLOEXEC) == 0);
+  c->outputs[0].fd = out[0];
+  c->outputs[1].fd = err[0];
+  c->stdin_fd = in[1];
+  *stdio = {in[0], out[1], err[1]};
+  for (Output& o : c->outputs)
+    if (good) good = fcntl(o.fd, F_SETFL, O_NONBLOCK) == 0;
+  return good;
+}
+
+void CloseStdio(init::Stdio* stdio) {
+  int error = errno;
+  CloseFd(&stdio->in);
+  CloseFd(&stdio->out);
+  CloseFd(&stdio->err);
+  errno = error;
+}
+
+void Forget(Container* c) {
+  UnwatchOutputs(c);
+  for (Output& o : c->outputs) {
+    CloseFd(&o.fd);
+    self.pool.Give(o.stream.hold);
+    o.stream.hold = nullptr;
+  }
+  c->log.Close(self.pool);
+  CloseFd(&c->pidfd);
+  CloseFd(&c->sync);
+  CloseFd(&c->stdin_fd);
+  table.Free(c);
+}
 
 void Serve(const Request& r) {
   const Header& h = r.message->header;
@@ -333,6 +337,7 @@ void Serve(const Request& r) {
     case Type::kResize: return Resize(r);
     case Type::kShm: return Shm(r);
     case Type::kShutdown: return Shutdown(r);
+    case Type::kForeign: return StartForeign(r);
     default: return Refuse(r.client, r.id, Status::kUnimplemented, 0, "this monitor does not know the request");
   }
 }

@@ -21,6 +21,10 @@ struct Container {
   bool drained = false;          // what was in the pipes at that time is read
   bool recorded = false;
   bool start_failed = false;     // execve failed: the exit code is 128
+  bool foreign = false;          // another runtime makes it (foreign.cc)
+  bool busy = false;             //   whose create or start is at work
+  bool early = false;            //   it ended while start was at work: `early_status` says how
+  int early_status = 0;
   pid_t pid = -1;
   int pidfd = -1;
   int sync = -1;                 // created: what init::Start takes
