@@ -1,6 +1,7 @@
 #include "pods/core.h"
 #include "pods/registry.h"
 #include "pods/samples.h"
+#include "runtime/linux/cgroup_stats.h"
 
 namespace berth::pods {
 

@@ -29,6 +29,7 @@
 #include "pods/table.h"
 #include "pods/wal_sync.h"
 #include "runtime/linux/cgroup.h"
+#include "runtime/linux/cgroup_stats.h"
 #include "runtime/shim_launcher.h"
 
 namespace berth {
@@ -159,7 +160,7 @@ Result<void> Serve(const config::Loaded& loaded, const std::string& version) {
   pods::Samples samples(
       registry, clock,
       [&](const pods::ContainerState& container) -> Result<uint64_t> {
-        return TRY(runtime::cgroup::ReadStats(*cgroups, {container.cgroup})).cpu_usage_ns;
+        return TRY(runtime::cgroup::ReadStats(*cgroups, {container.cgroup}, runtime::cgroup::kCpuStats)).cpu_usage_ns;
       },
       [&](const ContainerId& id) { return snapshotter->OwnerUsage(id.str()); });
 

@@ -1,20 +1,14 @@
 #include "runtime/linux/cgroup.h"
 
 #include <dirent.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-
-#include <thread>
 
 #include "base/atomic_file.h"
 #include "runtime/linux/cgroup_files.h"
 
 namespace berth::runtime::cgroup {
-namespace {
 
-std::vector<std::string> Words(std::string_view text, char separator = ' ') {
+std::vector<std::string> Words(std::string_view text, char separator) {
   std::vector<std::string> words;
   while (!text.empty()) {
     std::string_view word = text.substr(0, text.find(separator));
@@ -24,9 +18,6 @@ std::vector<std::string> Words(std::string_view text, char separator = ' ') {
   }
   return words;
 }
-
-// Version 2 controllers that containers use; enabling more makes every mkdir dearer.
-constexpr std::string_view kWanted[] = {"cpuset", "cpu", "io", "memory", "hugetlb", "pids"};
 
 Result<void> CheckPath(const std::string& path) {
   bool clean = path.size() > 1 && path[0] == '/' && path.back() != '/' && path.size() < 3000;
@@ -40,106 +31,6 @@ Result<void> CheckPath(const std::string& path) {
   return {};
 }
 
-std::string Parent(const std::string& path) {
-  size_t slash = path.rfind('/');
-  return slash == 0 ? std::string() : path.substr(0, slash);
-}
-
-// A new cpuset is empty and takes no process: it starts with what its parent has, and so on up to the mount.
-Result<void> InheritCpuset(const std::string& mount, const std::string& path) {
-  for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) {
-    std::string own = TRY(ReadControl(mount + path + file));
-    if (!Trim(own).empty()) continue;
-    std::string parent = TRY(ReadControl(mount + Parent(path) + file));
-    if (Trim(parent).empty() && !Parent(path).empty()) {
-      TRY(InheritCpuset(mount, Parent(path)));
-      parent = TRY(ReadControl(mount + Parent(path) + file));
-    }
-    TRY(WriteControl(mount + path + file, Trim(parent)));
-  }
-  return {};
-}
-
-Result<void> EnableControllers(const std::string& dir) {
-  std::string have = TRY(ReadControl(dir + "/cgroup.subtree_control"));
-  auto enabled = Words(have);
-  auto is_on = [&](std::string_view c) { return std::find(enabled.begin(), enabled.end(), c) != enabled.end(); };
-  std::string want;
-  auto available = Words(TRY(ReadControl(dir + "/cgroup.controllers")));
-  for (std::string_view c : kWanted)
-    if (!is_on(c) && std::find(available.begin(), available.end(), c) != available.end())
-      want += fmt::format("+{} ", c);
-  if (want.empty()) return {};
-  want.pop_back();
-  if (auto all = WriteControl(dir + "/cgroup.subtree_control", want); all || all.error().sys == EBUSY) {
-    if (all) return {};
-    return Wrap(std::move(all).error(),
-                "cgroup {} has processes of its own, so it cannot give controllers to groups below it", dir);
-  }
-  // One that cannot be enabled (cpu beside real-time processes) must not take the others with it.
-  for (const std::string& one : Words(want)) (void)WriteControl(dir + "/cgroup.subtree_control", one);
-  return {};
-}
-
-struct Maker {
-  const Layout& layout;
-  std::vector<std::string> made;  // outermost first
-
-  // One directory of a hierarchy with its parents. True: it was made now.
-  Result<bool> Make(const std::string& mount, const std::string& path, bool cpuset, bool v2) {
-    if (path.empty()) return false;
-    std::string dir = mount + path;
-    bool fresh = false;
-    if (v2) {  // controllers reach a group only if every ancestor hands them down
-      std::string parent = Parent(path);
-      if (!parent.empty()) TRY(Make(mount, parent, cpuset, v2));
-      TRY(EnableControllers(mount + parent));
-    }
-    if (::mkdir(dir.c_str(), 0755) == 0) {
-      fresh = true;
-    } else if (errno == ENOENT && !v2 && !Parent(path).empty()) {
-      TRY(Make(mount, Parent(path), cpuset, v2));
-      if (::mkdir(dir.c_str(), 0755) == 0)
-        fresh = true;
-      else if (errno != EEXIST)
-        return SysErr("make cgroup {}", dir);
-    } else if (errno != EEXIST) {
-      return SysErr("make cgroup {}", dir);
-    }
-    if (fresh) made.push_back(dir);
-    if (cpuset) TRY(InheritCpuset(mount, path));
-    return fresh;
-  }
-
-  void Undo() {
-    for (auto it = made.rbegin(); it != made.rend(); ++it) ::rmdir(it->c_str());
-  }
-};
-
-Result<Group> Build(const Layout& layout, const std::string& path, bool may_be_used) {
-  TRY(CheckPath(path));
-  Maker maker{layout, {}};
-  auto run = [&]() -> Result<void> {
-    auto each = [&](const std::string& mount, bool cpuset, bool v2) -> Result<void> {
-      bool fresh = TRY(maker.Make(mount, path, cpuset, v2));
-      if (fresh || may_be_used) return {};
-      std::string procs = TRY(ReadControl(mount + path + "/cgroup.procs"));
-      if (!Trim(procs).empty())
-        return Err(Code::kConflict, "cgroup {}{} has processes: container cgroups must be empty", mount, path);
-      return {};
-    };
-    for (const Hierarchy& h : layout.v1)
-      TRY(each(h.mount, std::find(h.controllers.begin(), h.controllers.end(), "cpuset") != h.controllers.end(), false));
-    if (!layout.v2.empty()) TRY(each(layout.v2, false, true));
-    return {};
-  };
-  if (auto r = run(); !r) {
-    maker.Undo();
-    return std::unexpected(std::move(r).error());
-  }
-  return Group{path};
-}
-
 std::vector<std::string> Children(const std::string& dir) {
   std::vector<std::string> names;
   DIR* d = ::opendir(dir.c_str());
@@ -151,19 +42,133 @@ std::vector<std::string> Children(const std::string& dir) {
   return names;
 }
 
-void CollectProcesses(const std::string& dir, std::vector<pid_t>* pids) {
-  auto text = ReadControl(dir + "/cgroup.procs", 16 << 20);
-  if (text)
-    for (const std::string& line : Words(*text, '\n'))
-      if (auto n = Number(line); n && *n > 0) pids->push_back(static_cast<pid_t>(*n));
-  for (const std::string& child : Children(dir)) CollectProcesses(dir + "/" + child, pids);
+namespace {
+
+// Version 2 controllers that containers use; enabling more makes every mkdir dearer.
+constexpr std::string_view kWanted[] = {"cpuset", "cpu", "io", "memory", "hugetlb", "pids"};
+
+std::string Parent(const std::string& path) {
+  size_t slash = path.rfind('/');
+  return slash == 0 ? std::string() : path.substr(0, slash);
 }
 
-// Where membership is read: version 2 holds every process of ours when it is mounted.
-std::string MainDir(const Layout& layout, const Group& group) {
-  if (!layout.v2.empty()) return layout.v2 + group.path;
-  if (const Hierarchy* h = layout.V1("freezer")) return h->mount + group.path;
-  return layout.v1.empty() ? std::string() : layout.v1.front().mount + group.path;
+// A new cpuset is empty and takes no process: it starts with what its parent has, and so on up to the mount.
+Result<void> InheritCpuset(const std::string& mount, const std::string& path, bool fresh) {
+  for (const char* file : {"/cpuset.cpus", "/cpuset.mems"}) {
+    if (!fresh && !Trim(TRY(ReadControl(mount + path + file))).empty()) continue;
+    std::string parent = TRY(ReadControl(mount + Parent(path) + file));
+    if (Trim(parent).empty() && !Parent(path).empty()) {
+      TRY(InheritCpuset(mount, Parent(path), false));
+      parent = TRY(ReadControl(mount + Parent(path) + file));
+    }
+    TRY(WriteControl(mount + path + file, Trim(parent)));
+  }
+  return {};
+}
+
+Result<void> WriteSubtree(const std::string& dir, const std::string& words) {
+  auto done = WriteControl(dir + "/cgroup.subtree_control", words);
+  if (done || done.error().sys != EBUSY) return done;
+  return Wrap(std::move(done).error(),
+              "cgroup {} has processes of its own, so it cannot give controllers to groups below it", dir);
+}
+
+struct Maker {
+  const Layout& layout;
+  std::vector<std::string> made;  // outermost first
+
+  // Controllers reach a group only if every ancestor hands them down. Most often all did already: one file tells.
+  Result<void> EnableControllers(const std::string& path) {
+    const std::string dir = layout.v2 + path;
+    auto have = ReadControl(dir + "/cgroup.subtree_control");
+    if (!have && (have.error().sys != ENOENT || path.empty())) return std::unexpected(std::move(have).error());
+    std::vector<std::string> missing, enabled = have ? Words(*have) : std::vector<std::string>();
+    for (std::string_view c : kWanted)
+      if (layout.V2(c) && std::find(enabled.begin(), enabled.end(), c) == enabled.end()) missing.emplace_back(c);
+    if (have && missing.empty()) return {};
+    if (!path.empty()) TRY(Make(layout.v2, path, false, true));
+    auto available = Words(TRY(ReadControl(dir + "/cgroup.controllers")));
+    std::string want;
+    for (const std::string& c : missing)
+      if (std::find(available.begin(), available.end(), c) != available.end()) want += fmt::format("+{} ", c);
+    if (want.empty()) return {};
+    want.pop_back();
+    auto all = WriteSubtree(dir, want);
+    if (all || all.error().sys == EBUSY) return all;
+    // One that cannot be enabled (cpu beside real-time processes) must not take the others with it.
+    for (const std::string& one : Words(want)) (void)WriteControl(dir + "/cgroup.subtree_control", one);
+    return {};
+  }
+
+  // One directory of a hierarchy with its parents. True: it was made now.
+  Result<bool> Make(const std::string& mount, const std::string& path, bool cpuset, bool v2) {
+    if (path.empty()) return false;
+    std::string dir = mount + path;
+    bool fresh = false;
+    // A removal of empty parents may pass between: then again.
+    for (int round = 0; !fresh; ++round) {
+      if (v2) TRY(EnableControllers(Parent(path)));
+      if (::mkdir(dir.c_str(), 0755) == 0)
+        fresh = true;
+      else if (errno == EEXIST)
+        break;
+      else if (errno != ENOENT || Parent(path).empty() || round > 20)
+        return SysErr("make cgroup {}", dir);
+      else if (!v2)
+        TRY(Make(mount, Parent(path), cpuset, v2));
+    }
+    if (fresh) made.push_back(dir);
+    if (cpuset) TRY(InheritCpuset(mount, path, fresh));
+    return fresh;
+  }
+
+  void Undo() {
+    for (auto it = made.rbegin(); it != made.rend(); ++it) ::rmdir(it->c_str());
+  }
+};
+
+bool Has(const Hierarchy& h, std::string_view controller) {
+  return std::find(h.controllers.begin(), h.controllers.end(), controller) != h.controllers.end();
+}
+
+// Can a container be started in it? A new group only has to be looked at when its parent is not the root.
+Result<void> CheckUsable(const std::string& dir, bool fresh, bool v2, bool freezer) {
+  std::string frozen = fmt::format("cgroup {} is frozen: nothing can start in it", dir);
+  if (v2) {
+    std::string events = TRY(ReadControl(dir + "/cgroup.events"));
+    if (!fresh && Keyed(events, "populated").value_or(0))
+      return Err(Code::kConflict, "cgroup {} has processes: container cgroups must be empty", dir);
+    auto own = fresh ? Result<std::string>() : ReadControl(dir + "/cgroup.freeze");
+    if (Keyed(events, "frozen").value_or(0) || (own && own->starts_with("1"))) return Err(Code::kConflict, "{}", frozen);
+    return {};
+  }
+  if (!fresh && !Trim(TRY(ReadControl(dir + "/cgroup.procs"))).empty())
+    return Err(Code::kConflict, "cgroup {} has processes: container cgroups must be empty", dir);
+  if (!freezer) return {};
+  if (!TRY(ReadControl(dir + "/freezer.state")).starts_with("THAWED")) return Err(Code::kConflict, "{}", frozen);
+  return {};
+}
+
+Result<Group> Build(const Layout& layout, const std::string& path, bool may_be_used) {
+  TRY(CheckPath(path));
+  Maker maker{layout, {}};
+  const bool nested = !Parent(path).empty();
+  auto run = [&]() -> Result<void> {
+    for (const Hierarchy& h : layout.v1) {
+      bool fresh = TRY(maker.Make(h.mount, path, Has(h, "cpuset"), false));
+      if (may_be_used || (fresh && !(nested && Has(h, "freezer")))) continue;
+      TRY(CheckUsable(h.mount + path, fresh, false, Has(h, "freezer")));
+    }
+    if (layout.v2.empty()) return {};
+    bool fresh = TRY(maker.Make(layout.v2, path, false, true));
+    if (may_be_used || (fresh && !nested)) return {};
+    return CheckUsable(layout.v2 + path, fresh, true, false);
+  };
+  if (auto r = run(); !r) {
+    maker.Undo();
+    return std::unexpected(std::move(r).error());
+  }
+  return Group{path};
 }
 
 // 0 removed or absent, else errno. Children first.
@@ -174,20 +179,6 @@ int RemoveDir(const std::string& dir) {
     if (int err = RemoveDir(dir + "/" + child)) return err;
   if (::rmdir(dir.c_str()) == 0 || errno == ENOENT) return 0;
   return errno;
-}
-
-Result<void> SignalPids(const std::vector<pid_t>& pids, int signal) {
-  for (pid_t pid : pids) {
-    // By pidfd, so that a number that is used again meanwhile is not hit: the group is read, then the process is held.
-    unique_fd fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-    if (!fd) {
-      if (errno == ESRCH || errno == EINVAL) continue;
-      return SysErr("open process {}", pid);
-    }
-    if (::syscall(SYS_pidfd_send_signal, fd.get(), signal, nullptr, 0) < 0 && errno != ESRCH)
-      return SysErr("signal {} to process {}", signal, pid);
-  }
-  return {};
 }
 
 }  // namespace
@@ -262,54 +253,32 @@ Result<Entry> OpenEntry(const Layout& layout, const Group& group) {
   return entry;
 }
 
-Result<std::vector<pid_t>> Processes(const Layout& layout, const Group& group) {
-  std::vector<pid_t> pids;
-  CollectProcesses(MainDir(layout, group), &pids);
-  std::sort(pids.begin(), pids.end());
-  pids.erase(std::unique(pids.begin(), pids.end()), pids.end());
-  return pids;
+Result<void> EnableController(const Layout& layout, const Group& group, const std::string& controller) {
+  std::string dir = layout.v2;
+  std::string_view rest = group.path;
+  while (rest.size() > 1) {  // every ancestor, the root first
+    TRY(WriteSubtree(dir, "+" + controller));
+    size_t slash = rest.find('/', 1);
+    if (slash == std::string_view::npos) break;
+    dir += rest.substr(0, slash);
+    rest.remove_prefix(slash);
+  }
+  return {};
 }
 
-Result<void> SignalAll(const Layout& layout, const Group& group, int signal) {
-  return SignalPids(TRY(Processes(layout, group)), signal);
-}
-
-Result<void> KillAll(const Layout& layout, const Group& group) {
-  if (!layout.v2.empty()) {
-    auto killed = WriteControl(layout.v2 + group.path + "/cgroup.kill", "1");
-    if (killed) return {};
-    if (killed.error().sys == ENOENT && !Exists(layout.v2 + group.path)) return {};
-    // Kernels before 5.14 have no cgroup.kill: below.
+Result<void> Delegate(const Layout& layout, const Group& group, uid_t uid, gid_t gid) {
+  if (layout.v2.empty()) return {};
+  unique_fd dir = TRY(Open(layout.v2 + group.path, O_RDONLY | O_DIRECTORY));
+  if (::fchown(dir.get(), uid, gid) < 0) return SysErr("give cgroup {} to user {}", group.path, uid);
+  // What the kernel says may be given away; before 4.15 it did not say.
+  auto text = ReadControl("/sys/kernel/cgroup/delegate");
+  for (const std::string& file :
+       Words(text ? *text : "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n", '\n')) {
+    if (file.find('/') != std::string::npos) continue;
+    if (::fchownat(dir.get(), file.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW) < 0 && errno != ENOENT)
+      return SysErr("give {} of cgroup {} to user {}", file, group.path, uid);
   }
-  auto frozen = Freeze(layout, group, true, Deadline::After(std::chrono::milliseconds(500)));
-  Result<void> last = SignalAll(layout, group, SIGKILL);
-  if (frozen) (void)Freeze(layout, group, false, Deadline::After(std::chrono::milliseconds(500)));
-  // Without a freezer, what was forked meanwhile shows up in the next reading.
-  for (int round = 0; last && !frozen && round < 20; ++round) {
-    if (TRY(Processes(layout, group)).empty()) break;
-    last = SignalAll(layout, group, SIGKILL);
-  }
-  return last;
-}
-
-Result<void> WaitEmpty(const Layout& layout, const Group& group, const Deadline& until) {
-  if (!layout.v2.empty()) {
-    auto events = Open(layout.v2 + group.path + "/cgroup.events", O_RDONLY);
-    if (!events) return {};
-    for (;;) {
-      char text[256];
-      ssize_t n = ::pread(events->get(), text, sizeof text, 0);
-      if (n < 0) return {};  // ENODEV: the group is gone
-      if (Keyed({text, static_cast<size_t>(n)}, "populated").value_or(0) == 0) return {};
-      TRY(until.WaitFor(events->get(), POLLPRI, "the processes of a cgroup to end"));
-    }
-  }
-  auto pause = std::chrono::milliseconds(1);
-  for (;;) {
-    if (TRY(Processes(layout, group)).empty()) return {};
-    TRY(until.Sleep(pause, "the processes of a cgroup to end"));
-    pause = std::min(pause * 2, std::chrono::milliseconds(20));
-  }
+  return {};
 }
 
 Result<void> Remove(const Layout& layout, const Group& group, const Deadline& until) {
@@ -342,37 +311,6 @@ Result<void> Remove(const Layout& layout, const Group& group, const Deadline& un
 Result<void> Remove(const Group& group) {
   if (group.path.empty()) return {};
   return Remove(*TRY(Host()), group, Deadline::After(std::chrono::seconds(2)));
-}
-
-Result<void> Freeze(const Layout& layout, const Group& group, bool frozen, const Deadline& until) {
-  if (!layout.v2.empty()) {
-    std::string dir = layout.v2 + group.path;
-    if (WriteControl(dir + "/cgroup.freeze", frozen ? "1" : "0")) {
-      unique_fd events = TRY(Open(dir + "/cgroup.events", O_RDONLY));
-      for (;;) {
-        char text[256];
-        ssize_t n = ::pread(events.get(), text, sizeof text, 0);
-        if (n < 0) return SysErr("read {}/cgroup.events", dir);
-        if (Keyed({text, static_cast<size_t>(n)}, "frozen").value_or(0) == (frozen ? 1U : 0U)) return {};
-        TRY(until.WaitFor(events.get(), POLLPRI, frozen ? "a cgroup to freeze" : "a cgroup to thaw"));
-      }
-    }
-  }
-  auto dir = V1Dir(layout, "freezer", group);
-  if (!dir) return Err(Code::kFailedPrecondition, "this host has no freezer cgroup");
-  std::string_view want = frozen ? "FROZEN" : "THAWED";
-  auto pause = std::chrono::milliseconds(1);
-  for (;;) {
-    // Written again each round: a fork during FREEZING can hold it up (kernel documentation, freezer-subsystem).
-    TRY(WriteControl(*dir + "/freezer.state", want));
-    std::string state = TRY(ReadControl(*dir + "/freezer.state"));
-    if (Trim(state) == want) return {};
-    if (auto slept = until.Sleep(pause, "a cgroup to freeze"); !slept) {
-      if (frozen) (void)WriteControl(*dir + "/freezer.state", "THAWED");
-      return slept;
-    }
-    pause = std::min(pause * 2, std::chrono::milliseconds(10));
-  }
 }
 
 }  // namespace berth::runtime::cgroup

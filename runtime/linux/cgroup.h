@@ -42,15 +42,26 @@ struct Group {
 };
 
 // Makes the directories in every hierarchy, parents too, enables controllers on the way down (version 2), fills cpuset
-// from the parent (version 1). An existing group is taken when it has no processes, else kConflict. When it fails, what
+// from the parent (version 1). An existing group is taken when it has no processes (in it or below) and is not frozen,
+// else kConflict; a new one below a frozen parent is kConflict too, since nothing could start in it. When it fails, what
 // it made is removed. `path` must be absolute and clean (no "..", no empty components): kInvalidArgument.
 Result<Group> Create(const Layout& layout, const std::string& path);
-// For inner groups (a pod's): may exist and have children.
+// For inner groups (a pod's) and those that systemd made: may exist, have children and processes.
 Result<Group> Ensure(const Layout& layout, const std::string& path);
 
-// Writes limits; absent members are left alone. kInvalidArgument names the member; kFailedPrecondition when the host
-// has no such controller. Device rules replace all earlier ones.
+// The limits of a group that was just made; absent members are left alone. kInvalidArgument names the member;
+// kFailedPrecondition names member and controller when the host has no such controller or the controller has no such file.
+// Device rules replace all earlier ones. What was written before a failure stays: the caller removes the group.
 Result<void> Apply(const Layout& layout, const Group& group, const oci::Resources& resources);
+// The same for a group with processes in it: all of it or nothing. When a write fails, those before it are taken back and
+// the error says so; kConflict when a limit is below what is in use (memory.checkBeforeUpdate, or the kernel's word).
+// Device rules change without a moment in which a device of both sets is refused. Serialise calls for one group.
+Result<void> Update(const Layout& layout, const Group& group, const oci::Resources& resources);
+
+// Gives the group's directory and the files of /sys/kernel/cgroup/delegate to a user: for containers with a user namespace
+// and a cgroup namespace whose cgroup mount may be written. Version 2 only; on version 1 nothing happens, as a delegated
+// version 1 group is an escape.
+Result<void> Delegate(const Layout& layout, const Group& group, uid_t uid, gid_t gid);
 
 struct Entry {
   std::vector<unique_fd> tasks;  // version 1: `tasks`, write only
@@ -69,23 +80,15 @@ Result<void> WaitEmpty(const Layout& layout, const Group& group, const Deadline&
 Result<void> Remove(const Layout& layout, const Group& group, const Deadline& until);
 Result<void> Remove(const Group& group);  // Host(), at most 2 s
 
+// Stops or continues every process of the subtree; returns when the kernel says that it is done. When stopping takes longer
+// than the deadline allows (a process in uninterruptible sleep, version 1 while it forks without end), all go on and the
+// error is the deadline's. kNotFound: no such group.
 Result<void> Freeze(const Layout& layout, const Group& group, bool frozen, const Deadline& until);
+Result<bool> IsFrozen(const Layout& layout, const Group& group);  // by itself: a frozen parent is not looked at
 
-struct Stats {
-  uint64_t cpu_usage_ns = 0, cpu_user_ns = 0, cpu_system_ns = 0;
-  uint64_t cpu_periods = 0, cpu_throttled_periods = 0, cpu_throttled_ns = 0;
-  uint64_t memory_usage = 0;        // bytes, with page cache
-  uint64_t memory_working_set = 0;  // usage minus inactive file pages, as cAdvisor counts
-  uint64_t memory_limit = 0;        // 0: none
-  uint64_t memory_rss = 0, memory_cache = 0, memory_mapped_file = 0, memory_swap = 0;
-  uint64_t page_faults = 0, major_page_faults = 0;
-  uint64_t oom_kills = 0;
-  uint64_t pids = 0, pids_limit = 0;  // 0: none
-};
-Result<Stats> ReadStats(const Layout& layout, const Group& group);  // controllers that are not there leave zeros
-Result<uint64_t> OomKills(const Layout& layout, const Group& group);
+// runtime/linux/cgroup_stats.h: usage. runtime/linux/cgroup_oom.h: what the OOM killer did.
 
-// The conversions of the OCI specification's version 1 numbers, as runc 1.3 and crun do them.
+// The conversions of the OCI specification's version 1 numbers, as runc 1.3 and crun do them (more: cgroup_settings.h).
 uint64_t WeightFromShares(uint64_t shares);  // cpu.shares 2..262144 -> cpu.weight 1..10000; 0 stays 0 (unset)
 // memory+swap limit of version 1 to memory.swap.max; -1: max. Errors when swap is below limit or limit is unknown.
 Result<std::optional<int64_t>> SwapMax(const oci::Memory& memory);

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "base/unique_fd.h"
@@ -84,8 +85,17 @@ inline std::optional<uint64_t> ReadNumber(const std::string& path) {
   return text ? Number(*text) : std::nullopt;
 }
 
+std::vector<std::string> Words(std::string_view text, char separator = ' ');  // trimmed, without empty ones
+std::vector<std::string> Children(const std::string& dir);                    // names of the directories in it
+Result<void> CheckPath(const std::string& path);
+// Hands a controller down from the root to the group's parent (version 2).
+Result<void> EnableController(const Layout& layout, const Group& group, const std::string& controller);
+
 // Device rules: version 1 writes them, version 2 runs a program loaded once per rule set. (devices.cc)
 Result<void> ApplyDevicesV1(const std::string& dir, const std::vector<oci::DeviceRule>& rules);
+Result<void> UpdateDevicesV1(const std::string& dir, const std::vector<oci::DeviceRule>& rules);
 Result<void> ApplyDevicesV2(const std::string& dir, const std::vector<oci::DeviceRule>& rules);
+
+inline constexpr std::string_view kAt = "linux.resources";
 
 }  // namespace berth::runtime::cgroup

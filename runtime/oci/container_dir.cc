@@ -147,14 +147,8 @@ Result<Status> StatusOf(const ContainerDir& dir, const StateRecord& state) {
   if (start == 0 || start != state.startTime) return Status::kStopped;
   if (Exists(dir.path() + "/start.sock")) return Status::kCreated;
   if (!state.cgroup.empty()) {
-    const cgroup::Layout* layout = TRY(cgroup::Host());
-    if (!layout->v2.empty()) {
-      auto frozen = cgroup::ReadControl(layout->v2 + state.cgroup + "/cgroup.freeze");
-      if (frozen && frozen->starts_with("1")) return Status::kPaused;
-    } else if (const cgroup::Hierarchy* h = layout->V1("freezer")) {
-      auto frozen = cgroup::ReadControl(h->mount + state.cgroup + "/freezer.state");
-      if (frozen && frozen->starts_with("FR")) return Status::kPaused;
-    }
+    auto frozen = cgroup::IsFrozen(*TRY(cgroup::Host()), cgroup::Group{state.cgroup});
+    if (frozen && *frozen) return Status::kPaused;
   }
   return Status::kRunning;
 }

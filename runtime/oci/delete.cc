@@ -53,7 +53,7 @@ Result<void> Update(const RuntimeHost& host, const std::string& id, const Resour
   ContainerDir dir = TRY(ContainerDir::Find(host.root, id));
   StateRecord state = TRY(dir.ReadState());
   if (TRY(StatusOf(dir, state)) == Status::kStopped) return Err(Code::kConflict, "container not running");
-  return cgroup::Apply(*TRY(cgroup::Host()), cgroup::Group{state.cgroup}, resources);
+  return cgroup::Update(*TRY(cgroup::Host()), cgroup::Group{state.cgroup}, resources);
 }
 
 }  // namespace berth::runtime::oci

@@ -12,6 +12,7 @@
 #include "runtime/init/executor.h"
 #include "runtime/linux/mount.h"
 #include "runtime/oci/bundle.h"
+#include "runtime/linux/cgroup_stats.h"
 #include "runtime/oci/planner.h"
 
 namespace berth::runtime::oci {

@@ -182,7 +182,7 @@ TEST_F(Life, CgroupLimitsV1) {
   if (!layout->V1("memory") || !layout->V1("pids") || !layout->V1("cpu"))
     GTEST_SKIP() << "needs memory, pids and cpu as cgroup version 1";
   Resources r;
-  r.memory = Memory{64 << 20, 32 << 20, {}, {}};
+  r.memory = Memory{.limit = 64 << 20, .reservation = 32 << 20};
   r.cpu = Cpu{512, 50000, 25000, "0", ""};
   r.pids = Pids{33};
   r.devices = {{false, "a", "rwm", {}, {}}, {true, "c", "r", 10, 229}};

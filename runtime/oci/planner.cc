@@ -207,7 +207,8 @@ Resources ResourcesOf(const Spec& spec) {
 bool HasLimits(const Spec& spec) {
   if (!spec.linux->resources) return false;
   const Resources& r = *spec.linux->resources;
-  return r.memory || r.cpu || r.pids || !r.hugepageLimits.empty() || !r.unified.empty();
+  return r.memory || r.cpu || r.pids || r.blockIO || r.network || !r.hugepageLimits.empty() || !r.rdma.empty() ||
+         !r.unified.empty();
 }
 
 }  // namespace

@@ -72,18 +72,45 @@ struct DeviceRule {
 };
 BOOST_DESCRIBE_STRUCT(DeviceRule, (), (allow, type, access, major, minor))
 
-struct Memory { std::optional<int64_t> limit, reservation, swap; std::optional<uint64_t> swappiness; };
-BOOST_DESCRIBE_STRUCT(Memory, (), (limit, reservation, swap, swappiness))
+// Limits of linux.resources. Bytes and microseconds; -1 is "no limit"; 0 is "not set" except for pids.limit and the rates.
+struct Memory {
+  std::optional<int64_t> limit, reservation, swap;  // swap counts memory and swap together
+  std::optional<uint64_t> swappiness;
+  std::optional<int64_t> kernel, kernelTCP;  // no kernel limits these any more: accepted and ignored, as the specification says
+  std::optional<bool> disableOOMKiller, useHierarchy, checkBeforeUpdate;
+};
+BOOST_DESCRIBE_STRUCT(Memory, (), (limit, reservation, swap, swappiness, kernel, kernelTCP, disableOOMKiller, useHierarchy,
+                                   checkBeforeUpdate))
 struct Cpu {
   std::optional<uint64_t> shares, period;
   std::optional<int64_t> quota;
   std::string cpus, mems;
+  std::optional<uint64_t> burst;
+  std::optional<int64_t> idle, realtimeRuntime;
+  std::optional<uint64_t> realtimePeriod;
 };
-BOOST_DESCRIBE_STRUCT(Cpu, (), (shares, period, quota, cpus, mems))
-struct Pids { int64_t limit = 0; };
+BOOST_DESCRIBE_STRUCT(Cpu, (), (shares, period, quota, cpus, mems, burst, idle, realtimeRuntime, realtimePeriod))
+struct Pids { std::optional<int64_t> limit; };  // 0 is a limit: nothing may be forked
 BOOST_DESCRIBE_STRUCT(Pids, (), (limit))
 struct HugepageLimit { std::string pageSize; uint64_t limit = 0; };
 BOOST_DESCRIBE_STRUCT(HugepageLimit, (), (pageSize, limit))
+struct WeightDevice { int64_t major = 0, minor = 0; std::optional<uint16_t> weight, leafWeight; };
+BOOST_DESCRIBE_STRUCT(WeightDevice, (), (major, minor, weight, leafWeight))
+struct ThrottleDevice { int64_t major = 0, minor = 0; uint64_t rate = 0; };  // 0: no limit
+BOOST_DESCRIBE_STRUCT(ThrottleDevice, (), (major, minor, rate))
+struct BlockIO {
+  std::optional<uint16_t> weight, leafWeight;
+  std::vector<WeightDevice> weightDevice;
+  std::vector<ThrottleDevice> throttleReadBpsDevice, throttleWriteBpsDevice, throttleReadIOPSDevice, throttleWriteIOPSDevice;
+};
+BOOST_DESCRIBE_STRUCT(BlockIO, (), (weight, leafWeight, weightDevice, throttleReadBpsDevice, throttleWriteBpsDevice,
+                                    throttleReadIOPSDevice, throttleWriteIOPSDevice))
+struct InterfacePriority { std::string name; uint32_t priority = 0; };
+BOOST_DESCRIBE_STRUCT(InterfacePriority, (), (name, priority))
+struct NetworkResources { std::optional<uint32_t> classID; std::vector<InterfacePriority> priorities; };
+BOOST_DESCRIBE_STRUCT(NetworkResources, (), (classID, priorities))
+struct Rdma { std::optional<uint32_t> hcaHandles, hcaObjects; };
+BOOST_DESCRIBE_STRUCT(Rdma, (), (hcaHandles, hcaObjects))
 
 struct Resources {
   std::vector<DeviceRule> devices;
@@ -92,8 +119,11 @@ struct Resources {
   std::optional<Pids> pids;
   std::vector<HugepageLimit> hugepageLimits;
   std::map<std::string, std::string> unified;
+  std::optional<BlockIO> blockIO;
+  std::optional<NetworkResources> network;
+  std::map<std::string, Rdma> rdma;  // by device name: "mlx5_1"
 };
-BOOST_DESCRIBE_STRUCT(Resources, (), (devices, memory, cpu, pids, hugepageLimits, unified))
+BOOST_DESCRIBE_STRUCT(Resources, (), (devices, memory, cpu, pids, hugepageLimits, unified, blockIO, network, rdma))
 
 struct SeccompArg { uint32_t index = 0; uint64_t value = 0, valueTwo = 0; std::string op; };
 BOOST_DESCRIBE_STRUCT(SeccompArg, (), (index, value, valueTwo, op))
