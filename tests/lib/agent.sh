@@ -28,7 +28,7 @@ start_agent() {
   mkdir -p "$root" "$run"
   local set=() kv
   for kv in "root=$root" "run=$run" "server.socket=$sock" "runtime.cgroup_root=$BERTH_CGROUP" \
-    "metrics.address=127.0.0.1:9464" "images.registries.\"127.0.0.1:5000\".plain_http=true" "$@"; do
+    "metrics.address=127.0.0.1:9464" "cni.config_dir=$BERTH_SCOPE/net.d" "images.registries.\"127.0.0.1:5000\".plain_http=true" "$@"; do
     set+=(--set "$kv")
   done
   env ${BERTH_FAILPOINT:+BERTH_FAILPOINT=$BERTH_FAILPOINT} "$BERTH_BIN/berthd" --config "$BERTH_SCOPE/empty.toml" "${set[@]}" \
