@@ -11,12 +11,14 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/undo.h"
+#include "runtime/foreign_bundle.h"
 #include "runtime/linux/cgroup.h"
 #include "runtime/linux/mount.h"
 #include "runtime/oci/planner.h"
 #include "runtime/shim/agent_socket.h"
 #include "runtime/shim/pod_link.h"
 #include "runtime/shim/spawner_client.h"
+#include "runtime/shim_launcher_parts.h"
 
 namespace berth::runtime {
 
@@ -28,8 +30,6 @@ constexpr std::chrono::seconds kUndoTime(5);      // to take back what a failed 
 constexpr std::chrono::seconds kShutdownTime(2);  // for a monitor to end its pod by itself; then it is killed
 constexpr std::string_view kCgroupSuffix = ".cgroup";
 
-Deadline UndoDeadline() { return Deadline::After(kUndoTime); }
-
 Result<std::string> ShimBeside() {
   char path[4096];
   const ssize_t n = ::readlink("/proc/self/exe", path, sizeof path - 1);
@@ -37,6 +37,10 @@ Result<std::string> ShimBeside() {
   std::string own(path, static_cast<size_t>(n));
   return own.substr(0, own.rfind('/') + 1) + "berth-shim";
 }
+
+}  // namespace
+
+Deadline UndoDeadline() { return Deadline::After(kUndoTime); }
 
 Result<std::string> ContainerBody(const ContainerId& id) {
   shim::ContainerRequest request;
@@ -56,7 +60,7 @@ std::string CgroupOf(const PodLink& link, const ContainerId& id) {  // empty: no
   return n < 0 ? std::string() : std::string(path, static_cast<size_t>(n));
 }
 
-std::vector<ContainerId> WithCgroup(const PodLink& link) {
+static std::vector<ContainerId> WithCgroup(const PodLink& link) {
   std::vector<ContainerId> out;
   std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(link.run_dir.c_str()), ::closedir);
   while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
@@ -68,7 +72,6 @@ std::vector<ContainerId> WithCgroup(const PodLink& link) {
   return out;
 }
 
-// Kills what is left in the container's cgroup and takes it and its link away.
 Result<void> RemoveCgroup(const PodLink& link, const ContainerId& id, const Deadline& until) {
   const std::string path = CgroupOf(link, id);
   if (path.empty()) return {};
@@ -85,7 +88,6 @@ Result<void> RemoveCgroup(const PodLink& link, const ContainerId& id, const Dead
 
 // --- log files
 
-// Below a directory that the pod may have mounted: never through a link, never anything but a regular file.
 Result<unique_fd> OpenLog(const std::string& path) {
   unique_fd fd = TRY_CTX(Open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0640), "container log");
   struct stat status {};
@@ -93,6 +95,16 @@ Result<unique_fd> OpenLog(const std::string& path) {
   if (!S_ISREG(status.st_mode)) return Err(Code::kFailedPrecondition, "container log {}: is not a regular file", path);
   return fd;
 }
+
+Result<unique_fd> ShmFor(PodLink& link, const Deadline& until, const std::string& what) {
+  if (link.shm) return mount::CloneTree(link.shm.get(), "", false);
+  auto got = link.Call({Type::kShm, {}, {}}, until, what);
+  if (got) return got->back().TakeFd(0);
+  if (got.error().sys == ENOENT) return unique_fd();   // the pod uses the host's
+  return std::unexpected(std::move(got).error());
+}
+
+namespace {
 
 // --- the control socket
 
@@ -116,6 +128,7 @@ void RemoveControlSocket(const PodLink& link) { ::unlink(fmt::format("{}/{}", li
 struct Greeting {
   PodHandle handle;
   unique_fd pidfd, shm;
+  pid_t init = 0;
 };
 Greeting ReadGreeting(Packet& packet) {
   auto reply = packet.As<shim::HelloReply>();
@@ -130,6 +143,7 @@ Greeting ReadGreeting(Packet& packet) {
   take(shim::kFdNetfilter, out.handle.nf_netlink);
   take(shim::kFdShm, out.shm);
   out.handle.monitor = reply.pid;
+  out.init = reply.init;
   if (out.handle.netns) out.handle.netns_path = fmt::format("/proc/{}/ns/net", reply.pid);
   return out;
 }
@@ -158,8 +172,8 @@ Result<Outgoing> SpawnMessage(const PodLaunch& pod) {
 
 }  // namespace
 
-ShimLauncher::ShimLauncher(const Options& /*options*/, std::string program)
-    : links_(std::make_unique<Links>()), spawner_(std::make_unique<SpawnerClient>(std::move(program))) {}
+ShimLauncher::ShimLauncher(const Options& options, std::string program)
+    : handlers_(options.handlers), links_(std::make_unique<Links>()), spawner_(std::make_unique<SpawnerClient>(std::move(program))) {}
 
 ShimLauncher::~ShimLauncher() = default;
 
@@ -228,6 +242,8 @@ Result<PodHandle> ShimLauncher::Spawn(const std::shared_ptr<PodLink>& link, cons
     Greeting greeting = ReadGreeting(**packet);
     if (!greeting.pidfd) return Err(Code::kInternal, "the monitor sent no descriptor of itself");
     link->shm = std::move(greeting.shm);
+    link->own_net = greeting.handle.netns.valid();
+    link->init = greeting.init;
     TRY(link->Attach(std::move(ours), std::move(greeting.pidfd), greeting.handle.monitor));
     return std::move(greeting.handle);
   }
@@ -235,7 +251,10 @@ Result<PodHandle> ShimLauncher::Spawn(const std::shared_ptr<PodLink>& link, cons
 
 Result<AdoptedPod> ShimLauncher::Adopt(const PodLaunch& pod, const Deadline& until) {
   auto link = links_->Find(pod.id);
-  if (!link) link = TRY(links_->Add(pod.id, pod.run_dir, pod.state_dir));
+  if (!link) {
+    link = TRY(links_->Add(pod.id, pod.run_dir, pod.state_dir));
+    for (const ContainerId& id : ForeignBundle::List(pod.run_dir)) link->SetForeign(id, true);
+  }
   // The link stays known when this fails: StopPod then finds the pod's cgroups and its hanging monitor.
   if (link->monitor() < 0) TRY(link->Connect(until));
   const std::string what = fmt::format("adopt pod {}", pod.id.Short());
@@ -245,6 +264,8 @@ Result<AdoptedPod> ShimLauncher::Adopt(const PodLaunch& pod, const Deadline& unt
     return Err(Code::kConflict, "{}: the monitor at {} is of another pod", what, pod.run_dir);
   Greeting greeting = ReadGreeting(hello.back());
   if (!link->shm) link->shm = std::move(greeting.shm);
+  link->own_net = greeting.handle.netns.valid();
+  link->init = greeting.init;
   AdoptedPod adopted{pod.id, std::move(greeting.handle), {}};
   auto parts = TRY(link->Call({Type::kList, {}, {}}, until, what));
   for (const Packet& part : parts) {
@@ -279,6 +300,7 @@ Result<void> ShimLauncher::StopPod(const PodId& pod, const Deadline& until) {
     TRY_CTX(link->WaitGone(until), "stop pod {}", pod.Short());
   }
   Failpoint("launcher.stop_pod.monitor_gone");
+  for (const ContainerId& id : ForeignBundle::List(link->run_dir)) TRY_CTX(DeleteForeign(*link, id, until), "stop pod {}", pod.Short());
   for (const ContainerId& id : containers) TRY_CTX(RemoveCgroup(*link, id, until), "stop pod {}", pod.Short());
   link->Detach();
   RemoveControlSocket(*link);
@@ -293,19 +315,13 @@ Result<pid_t> ShimLauncher::CreateContainer(const ContainerLaunch& launch, const
   auto link = TRY(Need(launch.pod));
   if (launch.spec == nullptr || !launch.spec->process || launch.spec->process->args.empty())
     return Err(Code::kInvalidArgument, "{}: process.args: must name a program", what);
+  if (!launch.handler.empty()) return CreateForeign(link, launch, until);
   shim::CreateRequest request;
   TRY(Put(request.id, launch.id.str(), "container id"));
   if (::lstat(CgroupLink(*link, launch.id).c_str(), std::make_unique<struct stat>().get()) == 0)
     return Err(Code::kAlreadyExists, "{}: exists", what);
 
-  unique_fd shm;
-  if (link->shm) {
-    shm = TRY(mount::CloneTree(link->shm.get(), "", false));
-  } else if (auto got = link->Call({Type::kShm, {}, {}}, until, what)) {
-    shm = got->back().TakeFd(0);
-  } else if (got.error().sys != ENOENT) {   // ENOENT: the pod uses the host's
-    return std::unexpected(got.error());
-  }
+  unique_fd shm = TRY(ShmFor(*link, until, what));
 
   const bool joins = launch.pid == NamespaceMode::kPod || launch.pid == NamespaceMode::kTarget;
   oci::PlanInput input{.spec = launch.spec, .id = launch.id.str(), .rootfs = launch.rootfs};
@@ -362,6 +378,7 @@ Result<pid_t> ShimLauncher::CreateContainer(const ContainerLaunch& launch, const
 
 Result<int64_t> ShimLauncher::StartContainer(const PodId& pod, const ContainerId& id, const Deadline& until) {
   auto link = TRY(Need(pod));
+  if (link->IsForeign(id)) return StartForeign(*link, id, until);
   auto parts = TRY(link->Call({Type::kStart, TRY(ContainerBody(id)), {}}, until, fmt::format("start container {}", id.Short())));
   return parts.back().As<shim::StartReply>().started_at;
 }
@@ -370,6 +387,7 @@ Result<void> ShimLauncher::Signal(const PodId& pod, const ContainerId& id, int s
   auto link = TRY(Need(pod));
   const std::string what = fmt::format("signal container {}", id.Short());
   if (signal < 0 || signal > 64) return Err(Code::kInvalidArgument, "{}: signal {}: must be 0 to 64", what, signal);
+  if (link->IsForeign(id)) return SignalForeign(*link, id, signal, all, until);
   const std::string path = all ? CgroupOf(*link, id) : std::string();
   if (!path.empty()) {   // from outside: works with a monitor that hangs
     const cgroup::Layout* layout = TRY(cgroup::Host());
@@ -392,6 +410,7 @@ Result<void> ShimLauncher::DeleteContainer(const PodId& pod, const ContainerId& 
   } else {
     ::unlink(fmt::format("{}/{}{}", link->state_dir, id, shim::kRecordSuffix).c_str());
   }
+  if (link->IsForeign(id)) TRY_CTX(DeleteForeign(*link, id, until), "{}", what);
   Failpoint("launcher.delete_container.forgotten");
   TRY_CTX(RemoveCgroup(*link, id, until), "{}", what);
   link->Forget(id);
@@ -403,6 +422,7 @@ Result<ExecHandle> ShimLauncher::Exec(const ExecLaunch& launch, const Deadline& 
   auto link = TRY(Need(launch.pod));
   if (launch.process == nullptr || launch.process->args.empty())
     return Err(Code::kInvalidArgument, "{}: args: must name a program", what);
+  if (link->IsForeign(launch.container)) return ExecForeign(*link, launch, until);
   shim::ExecRequest request;
   TRY(Put(request.container, launch.container.str(), "container id"));
   oci::ExecInput input{.process = launch.process, .spec = launch.spec, .id = launch.container.str()};

@@ -3,7 +3,8 @@
 //
 // What it leaves on the machine for a pod: the monitor process and what it owns (namespaces, /dev/shm), run_dir/shim.sock,
 // run_dir/<container id>.cgroup (a symbolic link whose text is the cgroup's path, so that even the next agent can kill a
-// container whose monitor hangs), state_dir/<container id>.exit, and the containers' cgroups. StopPod takes all of it away
+// container whose monitor hangs), run_dir/<container id>.bundle with two mounts for a container of another runtime
+// (foreign_bundle.h), state_dir/<container id>.exit, and the containers' cgroups. StopPod takes all of it away
 // but the exit records, which go with DeleteContainer or with the caller's state_dir.
 //
 // Two threads listen to monitors and call back (shim/pod_link.h); calls run in the caller's thread. Destroying the launcher
@@ -47,9 +48,18 @@ class ShimLauncher final : public Launcher {
 
  private:
   ShimLauncher(const Options& options, std::string program);
+
+  // Containers of other runtimes (shim_foreign.cc).
+  Result<pid_t> CreateForeign(const std::shared_ptr<PodLink>& link, const ContainerLaunch& launch, const Deadline& until);
+  Result<int64_t> StartForeign(PodLink& link, const ContainerId& id, const Deadline& until);
+  Result<void> SignalForeign(PodLink& link, const ContainerId& id, int signal, bool all, const Deadline& until);
+  Result<void> DeleteForeign(PodLink& link, const ContainerId& id, const Deadline& until);
+  Result<ExecHandle> ExecForeign(PodLink& link, const ExecLaunch& launch, const Deadline& until);
+
   Result<PodHandle> Spawn(const std::shared_ptr<PodLink>& link, const PodLaunch& pod, const Deadline& until);
   Result<std::shared_ptr<PodLink>> Need(const PodId& pod) const;
 
+  const std::map<std::string, Handler> handlers_;
   std::unique_ptr<Links> links_;
   std::unique_ptr<SpawnerClient> spawner_;
 };

@@ -35,7 +35,9 @@ inline void MakeRootfs(const std::string& root) {
 
 class NativeWorld {
  public:
-  NativeWorld() {
+  // handler: whose containers; empty: the native ones
+  explicit NativeWorld(const std::string& handler = "", const Handler& how = {}) : handler_(handler) {
+    if (!handler.empty()) handlers_[handler] = how;
     if (::geteuid() != 0) {
       why_ = "needs root";
     } else if (::access(kBusybox, X_OK) != 0) {
@@ -103,6 +105,7 @@ class NativeWorld {
     linux_part.cgroupsPath = fmt::format("{}/{}", cgroup_, c.id);
     c.log.path = LogPath(c.id);
     c.spec = spec.get();
+    c.handler = handler_;
     std::lock_guard lock(mutex_);
     specs_[c.id] = std::move(spec);
     return c;
@@ -167,12 +170,14 @@ class NativeWorld {
   }
   void Begin() {
     news_.Clear();
-    auto launcher = ShimLauncher::Make({.shim = Program()}, Soon());
+    auto launcher = ShimLauncher::Make({.shim = Program(), .handlers = handlers_}, Soon());
     ASSERT_TRUE(testing::IsOk(launcher));
     launcher_ = std::move(*launcher);
     news_.Listen(*launcher_);
   }
 
+  const std::string handler_;
+  std::map<std::string, Handler> handlers_;
   std::string why_;
   testing::TempDir dir_;
   unique_fd rootfs_;
@@ -242,6 +247,7 @@ inline int32_t ExitCode(const ExecHandle& exec) {
 
 // What tests mount, the host does not see.
 class OwnMounts : public ::testing::Environment {
+ protected:
   void SetUp() override {
     if (::geteuid() != 0) return;
     ASSERT_EQ(::unshare(CLONE_NEWNS), 0);

@@ -19,26 +19,26 @@ namespace berth::shim {
 namespace {
 
 constexpr int64_t kMillisecond = 1'000'000;
-constexpr int64_t kAdoptTime = 5'000 * kMillisecond;   // for what stands between us and the process to end
+constexpr int64_t kAdoptTime = 5'000 * kMillisecond;  // for what stands between us and the process to end
 constexpr int64_t kAdoptEvery = 2 * kMillisecond;
-constexpr const char kLog[] = "monitor.log";           // in the bundle: why a command could not be run
+constexpr const char kLog[] = "monitor.log";  // in the bundle: why a command could not be run
 
 enum class Phase : uint8_t { kFree = 0, kRunning, kAdopting };
 
 struct Command {
   Phase phase;
   Verb verb;
-  bool abandoned;               // its container is to be deleted: `delete_*` waits for that
-  pid_t pid;                    // of the command
+  bool abandoned;  // its container is to be deleted: `delete_*` waits for that
+  pid_t pid;       // of the command
   Container* container;
   Exec* exec;
-  int bundle, console;          // -1: none
+  int bundle, console;  // -1: none
   char pid_file[sizeof(ForeignRequest::pid_file)];
-  int client, delete_client;    // index; -1: nobody waits
+  int client, delete_client;  // index; -1: nobody waits
   uint64_t request, delete_request;
-  pid_t process;                // that it named, while that has not come to us
+  pid_t process;  // that it named, while that has not come to us
   int process_fd;
-  int64_t give_up;              // monotonic
+  int64_t give_up;  // monotonic
 };
 
 // Zero bytes are free places.
@@ -111,7 +111,8 @@ pid_t ReadPid(const Command& c) {
   ssize_t n = read(fd, text, sizeof text - 1);
   close(fd);
   long pid = 0;
-  for (ssize_t i = 0; i < n && text[i] >= '0' && text[i] <= '9' && pid < 1L << 30; ++i) pid = pid * 10 + (text[i] - '0');
+  for (ssize_t i = 0; i < n && text[i] >= '0' && text[i] <= '9' && pid < 1L << 30; ++i)
+    pid = pid * 10 + (text[i] - '0');
   return static_cast<pid_t>(pid);
 }
 
@@ -130,7 +131,8 @@ int TakeTerminal(int console) {
   int master = -1;
   if (recvmsg(connection, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) >= 0) {
     cmsghdr* c = CMSG_FIRSTHDR(&header);
-    if (c != nullptr && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+    if (c != nullptr && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+        c->cmsg_len == CMSG_LEN(sizeof(int)))
       memcpy(&master, CMSG_DATA(c), sizeof master);
   }
   close(connection);
@@ -148,9 +150,9 @@ void Refuse(Command* c, Status status, int sys, const char* what, const char* su
   Refuse(ClientOf(c->client), c->request, status, sys, what, subject);
 }
 
-// Takes back what a create or exec made so far.
+// Takes back what a create or exec made so far. Never a process that is not ours: a runtime may have named any.
 void Drop(Command* c) {
-  if (c->process_fd >= 0) init::PidfdSignal(c->process_fd, SIGKILL);
+  if (c->process_fd >= 0 && IsOurChild(c->process_fd)) init::PidfdSignal(c->process_fd, SIGKILL);
   if (c->exec != nullptr) {
     CloseFd(&c->exec->exit);
     table.Free(c->exec);
@@ -234,7 +236,8 @@ void CommandDied(Command* c, int status) {
   if (c->verb == Verb::kStart) return FinishStart(c, good);
   if (good && !c->abandoned && !self.ending) return Adopt(c);
   Refuse(c, c->abandoned || self.ending ? Status::kState : Status::kCommand, 0,
-         c->abandoned || self.ending ? "it was deleted meanwhile: container " : "the runtime failed for container ", c->container->id);
+         c->abandoned || self.ending ? "it was deleted meanwhile: container " : "the runtime failed for container ",
+         c->container->id);
   Drop(c);
 }
 
@@ -242,7 +245,9 @@ void CommandDied(Command* c, int status) {
 
 // argv and environment as arrays into the message; false: malformed.
 bool Split(const Message& message, const ForeignRequest& request, char*** environment) {
-  if (request.argc == 0 || request.argc > kMaxWords || request.envc > kMaxWords || request.argc + request.envc > kMaxWords) return false;
+  if (request.argc == 0 || request.argc > kMaxWords || request.envc > kMaxWords ||
+      request.argc + request.envc > kMaxWords)
+    return false;
   const char* at = message.body + sizeof request;
   const char* end = message.body + message.size;
   char** to = words;
@@ -261,9 +266,12 @@ bool Split(const Message& message, const ForeignRequest& request, char*** enviro
 
 size_t WantedFds(const ForeignRequest& request) {
   switch (request.verb) {
-    case Verb::kCreate: return 2 + ((request.flags & kHasLog) != 0) + ((request.flags & kTty) != 0);
-    case Verb::kStart: return 2;
-    case Verb::kExec: break;
+    case Verb::kCreate:
+      return 2 + ((request.flags & kHasLog) != 0) + ((request.flags & kTty) != 0);
+    case Verb::kStart:
+      return 2;
+    case Verb::kExec:
+      break;
   }
   if (request.flags & kTty) return 4;
   return 3 + ((request.flags & kIn) != 0) + ((request.flags & kOut) != 0) + ((request.flags & kErr) != 0);
@@ -275,11 +283,11 @@ Container* Subject(const Request& r, const ForeignRequest& request) {
     Container* c = Lookup(r, request.id);
     if (c == nullptr) return nullptr;
     const bool start = request.verb == Verb::kStart;
-    const char* why = !c->foreign                                   ? "container does not belong to another runtime: "
-                      : c->busy                                     ? "its runtime is at work for container "
-                      : start && (c->state != State::kCreated || c->dead) ? "container is not in state created: "
+    const char* why = !c->foreign ? "container does not belong to another runtime: "
+                      : c->busy   ? "its runtime is at work for container "
+                      : start && (c->state != State::kCreated || c->dead)  ? "container is not in state created: "
                       : !start && (c->state != State::kRunning || c->dead) ? "container is not running: "
-                                                                    : nullptr;
+                                                                           : nullptr;
     if (why == nullptr) return c;
     Refuse(r.client, r.id, Status::kState, 0, why, c->id);
     return nullptr;
@@ -304,7 +312,8 @@ void StartForeign(const Request& r) {
   auto request = r.message->As<ForeignRequest>();
   Message& m = *r.message;
   char** environment = nullptr;
-  if (m.size < sizeof request || request.pid_file[sizeof request.pid_file - 1] != '\0' || strchr(request.pid_file, '/') != nullptr ||
+  if (m.size < sizeof request || request.pid_file[sizeof request.pid_file - 1] != '\0' ||
+      strchr(request.pid_file, '/') != nullptr ||
       (request.verb != Verb::kCreate && request.verb != Verb::kStart && request.verb != Verb::kExec) ||
       m.fd_count != WantedFds(request) || !Split(m, request, &environment))
     return Refuse(r.client, r.id, Status::kInvalid, 0, "foreign: malformed request");
@@ -312,7 +321,8 @@ void StartForeign(const Request& r) {
   Container* container = Subject(r, request);
   if (container == nullptr) return;
   Command* c = NewCommand();
-  if (c == nullptr) return Refuse(r.client, r.id, Status::kFull, 0, "too many commands of runtimes are at work in the pod");
+  if (c == nullptr)
+    return Refuse(r.client, r.id, Status::kFull, 0, "too many commands of runtimes are at work in the pod");
 
   init::Stdio stdio;
   size_t next = 2;
@@ -392,7 +402,8 @@ pid_t ReapForeign(int* status) {
   }
   for (uint32_t i = 0; i < table.container_end; ++i) {
     Container& c = table.containers[i];
-    if (c.state != State::kFree && !c.dead && !c.early && c.pid > 0 && waitpid(c.pid, status, WNOHANG) > 0) return c.pid;
+    if (c.state != State::kFree && !c.dead && !c.early && c.pid > 0 && waitpid(c.pid, status, WNOHANG) > 0)
+      return c.pid;
   }
   for (uint32_t i = 0; i < table.exec_end; ++i) {
     Exec& e = table.execs[i];
