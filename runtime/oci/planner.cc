@@ -280,6 +280,8 @@ Result<Prepared> MakeExecPlan(const ExecInput& in) {
     w.plan.flags |= init::kPlanCallerTarget;
   }
   if (!in.cgroup_path.empty()) TRY(WriteEntry(w, cgroup::Group{in.cgroup_path}));
+  // The container's, by its name; else the keys of the caller's session could be read inside.
+  if (!in.id.empty()) w.plan.keyring = w.Text("_ses." + in.id);
   if (in.terminal || in.process->terminal) {
     w.plan.flags |= init::kPlanTerminal;
     w.plan.rows = in.rows;
