@@ -48,6 +48,7 @@ struct Placement {
 
 struct Plan {
   const char* path;
+  const char* directory;   // null: none
   char* const* argv;
   char* const* envp;
   Placement* placements;
@@ -87,12 +88,14 @@ BERTH_IN_CHILD int ChildMain(void* argument) {
   if (::syscall(SYS_close_range, 0, ~0U, CLOSE_RANGE_CLOEXEC) < 0) fail("close_range", errno);
   for (size_t i = 0; i < plan->count; ++i)
     if (::syscall(SYS_dup3, plan->placements[i].scratch, plan->placements[i].target, 0) < 0) fail("place descriptor", errno);
+  if (plan->directory && ::syscall(SYS_chdir, plan->directory) < 0) fail("enter working directory", errno);
   ::syscall(SYS_execve, plan->path, plan->argv, plan->envp);
   fail("execute", errno);
   return 127;
 }
 
 Result<std::string> FindProgram(const Command& command) {
+  if (!command.path.empty() && !command.argv.empty()) return command.path;
   if (command.argv.empty() || command.argv[0].empty()) return Err(Code::kInvalidArgument, "run: no program is named");
   const std::string& name = command.argv[0];
   if (name.find('/') != std::string::npos) return name;
@@ -141,7 +144,7 @@ Result<Spawned> Start(const Command& command, bool die_with_parent) {
 
   void* const stack = ::mmap(nullptr, kStackSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stack == MAP_FAILED) return SysErr("run {}: stack", path);
-  Plan plan{path.c_str(), argv.data(), envp.data(), placements.data(), placements.size(), above, die_with_parent, ::getpid(),
+  Plan plan{path.c_str(), command.directory.empty() ? nullptr : command.directory.c_str(), argv.data(), envp.data(), placements.data(), placements.size(), above, die_with_parent, ::getpid(),
             ChildDescriptorLimit() ? &*ChildDescriptorLimit() : nullptr};
   sigset_t all, before;
   sigfillset(&all);

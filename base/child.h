@@ -13,6 +13,8 @@ namespace berth {
 
 struct Command {
   std::vector<std::string> argv;              // argv[0] is a path, or a name looked up in PATH
+  std::string path;                           // what is executed; empty: argv[0]
+  std::string directory;                      // working directory; empty: ours
   std::vector<std::string> env;               // exactly this environment
   std::string input;                          // written to standard input
   std::vector<std::pair<int, int>> inherit;   // {our descriptor, its number in the child}

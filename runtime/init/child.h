@@ -3,9 +3,12 @@
 //
 //   child                                   parent
 //     kWarning text  ------------------------>        any number
+//     kEnvironment -------------------------->        namespaces and mounts are made, the root is not yet entered;
+//     <------------------------------------ "e"       Options::environment has done its part (kPlanEnvironment only)
 //     kTerminal + SCM_RIGHTS pty master  ---->        when the plan asks for a terminal
 //     kReady  -------------------------------->       everything up to execve is done; Create returns
 //     <------------------------------------ "s"       Start
+//     kListener + SCM_RIGHTS seccomp fd  ---->        when the filter notifies; sent from outside the filter
 //     (close on exec) ------------------------>       execve worked
 //     kFailed kind errno text  ---------------->      at any point; the child exits
 //
@@ -18,7 +21,7 @@
 
 namespace berth::init {
 
-enum class MessageType : uint32_t { kWarning = 1, kTerminal, kReady, kFailed };
+enum class MessageType : uint32_t { kWarning = 1, kTerminal, kReady, kFailed, kEnvironment, kListener };
 
 struct Message {
   MessageType type = MessageType::kReady;
@@ -45,6 +48,7 @@ struct Child {
   int target = -1;  // exec: pidfd
 
   int proc = -1;  // procfs of the process's PID namespace, verified
+  int host = -1;  // root of the caller's mount tree, between EnterRoot and LeaveHost with hooks
   int dev = -1;   // the tmpfs at /dev when it is ours
   int devpts = -1;
   int null = -1;      // O_PATH of a verified char 1:3 node of the container
@@ -70,8 +74,11 @@ const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Failure* 
 void Warn(const Child& child, int sys, const char* a, const char* b = "", const char* c = "");
 void Send(const Child& child, const Message& message, int fd = -1);
 
-// tree.cc: the container's file tree, from an empty or a host root to the finished one.
+// tree.cc: the container's file tree, from an empty or a host root to the finished one. With hooks (plan.host_root)
+// EnterRoot leaves the caller's tree in place and the process in a chroot of the new one.
 void EnterRoot(Child& child);
+void ReturnToHost(Child& child);  // for the time of the hooks: /proc/<pid>/root and mountinfo are as they expect them
+void LeaveHost(Child& child);
 void BuildTree(Child& child);
 void SealTree(Child& child);  // masks, read-only paths, read-only root, propagation
 int OpenTarget(const Child& child, const char* path, uint64_t flags, bool no_symlinks);  // O_PATH; -1 and errno
@@ -79,12 +86,30 @@ int OpenTarget(const Child& child, const char* path, uint64_t flags, bool no_sym
 int MakeTarget(const Child& child, const char* path, bool file, bool no_symlinks);
 int ProcOf(Child& child);  // child.proc, opened when there is none yet
 
+// attributes.cc: how the kernel runs the process.
+long SetCpus(const Child& child, Slice cpus);  // sched_setaffinity(2) of the caller
+void JoinedCgroups(Child& child);              // CPU affinity after the cgroups are entered
+void ApplyAttributes(Child& child);            // scheduler, I/O priority, personality, memory policy
+
+// hooks.cc: runs each in turn and waits for it; the first that fails ends the child. `status` is the container's;
+// in_host: with the caller's files instead of the container's.
+void RunHooks(Child& child, Slice hooks, const char* status, bool in_host, const char* what);
+
+// filter.cc: the last step but one; afterwards nothing may be called but execve.
+void LoadFilter(Child& child);
+
+// fork(2) without the C library's handlers; *pidfd is set in the parent. -1 and errno.
+long ForkChild(int* pidfd);
+
 // process.cc: standard streams, settings, credentials.
 void MakeTerminal(Child& child);
 void SetStandardStreams(Child& child);
 void ApplySettings(Child& child);  // hostname, sysctls, oom score, rlimits, labels
 void EnterDirectory(Child& child, bool as_user);
 void DropPrivileges(Child& child);
+uint64_t OwnPermitted(const Child& child);
+// Pointer arrays for execve, in an anonymous mapping that the exec throws away, with room for one more entry.
+char** Pointers(const Child& child, Slice strings);
 [[noreturn]] void Execute(Child& child);  // looks args[0] up, waits for the start, loads seccomp, execve
 
 [[noreturn]] void RunChild(Child& child);

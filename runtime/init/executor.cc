@@ -55,10 +55,10 @@ void Abandon(Process* process) {
   Discard(process);
 }
 
-bool Started(Process* process, Failure* failure) {
+bool Started(Process* process, const Observer& observer, Failure* failure) {
   Progress progress = Progress::kFailed;
   if (Release(process, failure)) {
-    do progress = Continue(process, true, failure);
+    do progress = Continue(process, true, failure, observer);
     while (progress == Progress::kMore);
   }
   close(process->sync);
@@ -231,7 +231,25 @@ void Warn(const Child& child, int sys, const char* a, const char* b, const char*
   Send(child, message);
 }
 
+long ForkChild(int* pidfd) {
+  CloneArgs args = PrepareClone(0, -1, pidfd);
+  return Fork(&args);
+}
+
 namespace {
+
+// Lets the parent do its part while the environment is there and the root is not yet entered.
+void AwaitEnvironment(Child& child) {
+  Message message;
+  message.type = MessageType::kEnvironment;
+  Send(child, message);
+  char answer = 0;
+  ssize_t n;
+  do n = recv(child.sync, &answer, 1, 0);
+  while (n < 0 && errno == EINTR);
+  if (n != 1 || answer != 'e') _exit(0);  // the parent has given up, and says why
+}
+
 // Shows in ps and in /proc/<pid>/comm where a start is stuck.
 void Stage(const char* name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 }  // namespace
@@ -251,6 +269,7 @@ void RunChild(Child& child) {
   const FdIndex* tasks = child.Array<FdIndex>(plan.cgroup1);
   for (uint32_t i = 0; i < plan.cgroup1.count; ++i)
     if (write(child.Fd(tasks[i]), "0", 1) != 1) Fail(child, errno, "enter cgroup");
+  JoinedCgroups(child);
   if (plan.kind == PlanKind::kExec && plan.target_flags && syscall(SYS_setns, child.target, plan.target_flags) < 0)
     Fail(child, errno, "join the container's namespaces");
   const Join* joins = child.Array<Join>(plan.joins);
@@ -266,6 +285,12 @@ void RunChild(Child& child) {
     Stage("berth:mounts");
     EnterRoot(child);
     BuildTree(child);
+    if (plan.host_root) {
+      ReturnToHost(child);
+      if (plan.flags & kPlanEnvironment) AwaitEnvironment(child);
+      RunHooks(child, plan.create_container, "creating", true, "createContainer");
+      LeaveHost(child);
+    }
     umask(mask);
   }
   Stage("berth:process");
@@ -274,6 +299,7 @@ void RunChild(Child& child) {
   ApplySettings(child);
   EnterDirectory(child, false);
   if (plan.kind == PlanKind::kContainer) SealTree(child);
+  ApplyAttributes(child);
   DropPrivileges(child);
   EnterDirectory(child, true);
   Stage("berth:created");
@@ -329,6 +355,22 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
       return false;
     }
   }
+  // Inherited by the child, which is then in the cgroup from its birth on version 2.
+  uint64_t cpus[128];
+  long cpu_bytes = 0;
+  if (plan->initial_cpus.count) {
+    cpu_bytes = syscall(SYS_sched_getaffinity, 0, sizeof cpus, cpus);
+    if (cpu_bytes < 0 || SetCpus(child, plan->initial_cpus) < 0) {
+      Describe(failure, errno, "process.execCPUAffinity.initial: set CPU affinity");
+      if (self >= 0) {
+        syscall(SYS_setns, self, CLONE_NEWPID);
+        close(self);
+      }
+      close(sockets[0]);
+      close(sockets[1]);
+      return false;
+    }
+  }
   int pidfd = -1;
   CloneArgs clone = PrepareClone(plan->clone_flags, child.Fd(plan->cgroup2), &pidfd);
   long pid = -1;
@@ -353,6 +395,7 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
     }
   }
   int err = errno;
+  if (cpu_bytes > 0) syscall(SYS_sched_setaffinity, 0, cpu_bytes, cpus);
   close(sockets[1]);
   process->sync = sockets[0];
   bool restored = true;
@@ -377,7 +420,7 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
   return true;
 }
 
-Progress Continue(Process* process, bool wait, Failure* failure) {
+Progress Continue(Process* process, bool wait, Failure* failure, const Observer& observer) {
   Message message;
   int fd;
   int got = Receive(process->sync, &message, &fd, wait ? 0 : MSG_DONTWAIT);
@@ -385,6 +428,21 @@ Progress Continue(Process* process, bool wait, Failure* failure) {
   if (got == 1 && message.type == MessageType::kTerminal && fd >= 0 && process->terminal < 0) {
     process->terminal = fd;
     return Progress::kMore;
+  }
+  if (got == 1 && message.type == MessageType::kEnvironment && !process->released) {
+    if (!observer.environment) Describe(failure, 0, "start plan: nobody runs its hooks");
+    if (!observer.environment || !observer.environment(observer.context, process->pid, failure))
+      return Progress::kFailed;
+    char go = 'e';
+    send(process->sync, &go, 1, MSG_NOSIGNAL);  // a child that is gone shows in the next message
+    return Progress::kMore;
+  }
+  if (got == 1 && message.type == MessageType::kListener && fd >= 0 && process->released) {
+    // Before the exec is waited for: the filter may have asked about that very call.
+    if (!observer.listener) Describe(failure, 0, "seccomp: nobody is there to answer notifications");
+    bool taken = observer.listener && observer.listener(observer.context, fd, failure);
+    close(fd);
+    return taken ? Progress::kMore : Progress::kFailed;
   }
   if (fd >= 0) close(fd);
   if (got == 1 && message.type == MessageType::kWarning) {
@@ -426,11 +484,11 @@ void Discard(Process* process) {
   *process = Process{};
 }
 
-bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio, const Options& options,
-            Process* process, Failure* failure) {
+bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,
+            const Options& options, Process* process, Failure* failure) {
   if (!Begin(plan, plan_size, fds, fd_count, stdio, options, process, failure)) return false;
   Progress progress;
-  do progress = Continue(process, true, failure);
+  do progress = Continue(process, true, failure, options.observer);
   while (progress == Progress::kMore);
   if (progress == Progress::kReady) return true;
   Abandon(process);
@@ -479,21 +537,23 @@ int SealExecutable(const void* image, size_t size) {
   return -1;
 }
 
-bool Start(Process* process, Failure* failure) {
+bool Start(Process* process, const Observer& observer, Failure* failure) {
   *failure = Failure{};
   if (process->sync < 0) {
     Describe(failure, EINVAL, "start: already started");
     return false;
   }
-  return Started(process, failure);
+  return Started(process, observer, failure);
 }
+bool Start(Process* process, Failure* failure) { return Start(process, Observer{}, failure); }
 
-bool StartOver(int connection, Failure* failure) {
+bool StartOver(int connection, const Observer& observer, Failure* failure) {
   *failure = Failure{};
   Process process;
   process.sync = connection;
-  return Started(&process, failure);
+  return Started(&process, observer, failure);
 }
+bool StartOver(int connection, Failure* failure) { return StartOver(connection, Observer{}, failure); }
 
 bool Exec(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,
           const Options& options, Process* process, Failure* failure) {

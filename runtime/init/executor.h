@@ -14,7 +14,7 @@ namespace berth::init {
 // What went wrong, as text for people ("mount proc on /proc") with errno. Filled by child or parent side.
 struct Failure {
   int sys = 0;
-  int kind = 0;         // 0 setup, 1 executable not found, 2 executable not permitted: decides 127 / 126
+  int kind = 0;  // 0 setup, 1 executable not found, 2 executable not permitted, 3 a hook failed: decides 127 / 126
   char what[240] = {};  // complete, with the text of errno: "mount proc on /proc: Operation not permitted"
 };
 
@@ -32,6 +32,17 @@ struct Process {
   bool released = false;    // Release was called
 };
 
+// What the caller does in the middle of a set-up or a start. Null: a plan that needs it fails.
+struct Observer {
+  // For plans with kPlanEnvironment: called once the child's namespaces and mounts are there, before it enters its root
+  // (where the specification wants createRuntime hooks). False, with *failure filled: it fails.
+  bool (*environment)(void* context, pid_t pid, Failure* failure) = nullptr;
+  // The descriptor of a filter that notifies (borrowed): to be handed to who answers, before this returns. False, with
+  // *failure filled: the start fails; the process is then the caller's to end.
+  bool (*listener)(void* context, int fd, Failure* failure) = nullptr;
+  void* context = nullptr;
+};
+
 // What only the caller has. Descriptors are borrowed.
 struct Options {
   int pid_namespace = -1;  // for plans with kPlanCallerPid: namespace fd or pidfd
@@ -40,6 +51,7 @@ struct Options {
   // a file of the host: the child must not be entered through /proc/self/exe and written to (CVE-2019-5736). -1: the
   // child is a fork of the caller, whose executable is then expected to be sealed itself.
   int stub = -1;
+  Observer observer;  // of the set-up
 };
 
 // main of berth-init: `control` is the descriptor that Create left for it. Does not return.
@@ -64,14 +76,16 @@ bool Create(const void* plan, size_t plan_size, const int* fds, size_t fd_count,
 enum class Progress { kMore, kReady, kStarted, kFailed };
 bool Begin(const void* plan, size_t plan_size, const int* fds, size_t fd_count, const Stdio& stdio,
            const Options& options, Process* process, Failure* failure);
-Progress Continue(Process* process, bool wait, Failure* failure);
+Progress Continue(Process* process, bool wait, Failure* failure, const Observer& observer = {});
 bool Release(Process* process, Failure* failure);
 void Discard(Process* process);
 
 // Lets a created process exec; returns after the exec has happened or failed. The process is reaped by the caller.
 bool Start(Process* process, Failure* failure);
+bool Start(Process* process, const Observer& observer, Failure* failure);
 // The same through a connection to the plan's listening socket; consumes `connection`.
 bool StartOver(int connection, Failure* failure);
+bool StartOver(int connection, const Observer& observer, Failure* failure);
 
 // Create and Start of a process that joins a running container (the plan's kind is exec; fds hold the container's pidfd
 // unless it comes with the options). The child is reaped when it fails.

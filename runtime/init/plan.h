@@ -12,7 +12,7 @@
 namespace berth::init {
 
 inline constexpr uint32_t kPlanMagic = 0x6e6c7062;  // "bpln"
-inline constexpr uint32_t kPlanVersion = 1;
+inline constexpr uint32_t kPlanVersion = 2;
 inline constexpr size_t kPlanLimit = 8 << 20;  // bytes; a larger plan is refused
 
 enum class PlanKind : uint32_t { kContainer = 1, kExec = 2 };
@@ -80,6 +80,23 @@ struct CapabilitySets {
   uint64_t bounding = 0, effective = 0, inheritable = 0, permitted = 0, ambient = 0;  // bit n: capability n
 };
 
+// A program of the specification's hooks that the child runs itself: createContainer in the container's namespaces but
+// with the caller's files, startContainer in the container altogether.
+struct Hook {
+  Str path = 0;
+  uint32_t timeout = 0;  // seconds; 0: none
+  Slice args, env;       // Str[]
+};
+
+// sched_setattr(2)
+struct Scheduler {
+  uint32_t policy = 0;
+  int32_t nice = 0;
+  uint32_t priority = 0;
+  uint32_t pad = 0;
+  uint64_t flags = 0, runtime = 0, deadline = 0, period = 0;
+};
+
 enum PlanFlags : uint32_t {
   kPlanTerminal = 1u << 0,  // a new pty of the container's devpts is stdio
   kPlanReadonlyRoot = 1u << 1,
@@ -92,7 +109,12 @@ enum PlanFlags : uint32_t {
   kPlanCallerPid = 1u << 8,           // the PID namespace to join comes from Options::pid_namespace
   kPlanCallerTarget = 1u << 9,        // exec: the container's pidfd comes from Options::target
   kPlanUserChange = 1u << 10,         // uid, gid and groups are set (always for containers)
-  kPlanNoPivot = 1u << 11,            // chroot after move_mount onto / where pivot_root is impossible (initramfs)
+  kPlanEnvironment = 1u << 12,        // wait for Options::environment before the root is entered: needs host_root
+  kPlanIoPriority = 1u << 13,
+  kPlanPersonality = 1u << 14,
+  kPlanMemoryPolicy = 1u << 15,
+  kPlanAllCpus = 1u << 16,  // undo what CPU affinity was inherited: the caller's is its own affair
+  kPlanNoPivot = 1u << 11,  // chroot after move_mount onto / where pivot_root is impossible (initramfs)
 };
 
 struct Plan {
@@ -114,12 +136,19 @@ struct Plan {
 
   // The file tree (containers)
   FdIndex rootfs = -1;            // detached mount
+  Str host_root = 0;              // with hooks: where the caller's mount tree, of which the child has a copy, shows the
+                                  // root filesystem until it becomes the root (absolute, no links). 0: nowhere
   Slice ops;                      // Op[]
   Slice masked, readonly_paths;   // Str[]
   FdIndex null_tree = -1;         // detached mount of a char 1:3 node: source of masks when /dev has no own null
   uint64_t root_propagation = 0;  // MS_PRIVATE, ... optionally with MS_REC; of / after the mounts
   Str hostname = 0, domainname = 0;
   Slice sysctls;  // Setting[]
+
+  // Hooks that the child runs. What they read is state_head, a status, `","pid":`, a number, state_tail.
+  Slice create_container, start_container;  // Hook[]
+  Str state_head = 0, state_tail = 0;
+  Str hook_dir = 0;  // working directory of createContainer hooks, in the caller's files
 
   // The process
   Slice args, env;  // Str[]
@@ -136,7 +165,12 @@ struct Plan {
   uint32_t seccomp_flags = 0;      // SECCOMP_FILTER_FLAG_*
   uint32_t preserve_fds = 0;       // descriptors 3 .. 2+n survive the exec
   uint16_t rows = 0, columns = 0;  // of a new terminal; 0: unset
-  FdIndex listen = -1;             // listening AF_UNIX socket on which another process may ask for the start
+  Slice scheduler;                 // Scheduler[], at most one
+  Slice initial_cpus, final_cpus;  // uint64_t[]: CPU masks before and after the cgroup is entered; exec only
+  Slice memory_nodes;              // uint64_t[]: mask for set_mempolicy(2)
+  uint32_t memory_mode = 0;        // MPOL_* with MPOL_F_*
+  uint32_t io_priority = 0, personality = 0;
+  FdIndex listen = -1;  // listening AF_UNIX socket on which another process may ask for the start
 };
 
 }  // namespace berth::init

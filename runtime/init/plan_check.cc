@@ -35,8 +35,23 @@ struct Checker {
       if (!Text(p[i])) return false;
     return true;
   }
+  bool Hooks(Slice s) const {
+    if (!Array<Hook>(s)) return false;
+    const Hook* hooks = reinterpret_cast<const Hook*>(base + s.offset);
+    for (uint32_t i = 0; i < s.count; ++i)
+      if (!hooks[i].path || !Text(hooks[i].path) || !Texts(hooks[i].args) || !Texts(hooks[i].env)) return false;
+    return true;
+  }
   bool Ok() const {
     const Plan& p = plan;
+    if (!Text(p.host_root) || !Text(p.state_head) || !Text(p.state_tail) || !Text(p.hook_dir) ||
+        !Hooks(p.create_container) || !Hooks(p.start_container))
+      return false;
+    if (!p.host_root && (p.create_container.count || (p.flags & kPlanEnvironment))) return false;
+    if ((p.create_container.count || p.start_container.count) && (!p.state_head || !p.state_tail)) return false;
+    if (!Array<Scheduler>(p.scheduler) || p.scheduler.count > 1 || !Array<uint64_t>(p.initial_cpus) ||
+        !Array<uint64_t>(p.final_cpus) || !Array<uint64_t>(p.memory_nodes))
+      return false;
     if (!Text(p.hostname) || !Text(p.domainname) || !Text(p.path) || !Text(p.cwd) || !Text(p.keyring) ||
         !Text(p.apparmor) || !Text(p.selinux) || !p.cwd)
       return false;

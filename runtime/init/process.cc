@@ -85,12 +85,6 @@ __user_cap_data_struct* Split(uint64_t effective, uint64_t permitted, uint64_t i
   return out;
 }
 
-uint64_t OwnPermitted(const Child& child) {
-  __user_cap_data_struct data[2]{};
-  if (CapGet(data) < 0) Fail(child, errno, "read capabilities");
-  return data[0].permitted | static_cast<uint64_t>(data[1].permitted) << 32;
-}
-
 constexpr uint64_t kSysAdmin = 1ULL << CAP_SYS_ADMIN;
 
 bool Access(const char* path, int* err) {
@@ -176,18 +170,6 @@ void LookUp(Child& child, const char* name, char* path, size_t size) {
   Fail(child, 0, "exec: \"", name, "\": executable file not found in $PATH", "", 1);
 }
 
-// Pointer arrays for execve live in one anonymous mapping that the exec throws away. There is room for one more entry.
-char** Pointers(const Child& child, Slice slice) {
-  size_t bytes = (slice.count + 2) * sizeof(char*);
-  void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (map == MAP_FAILED) Fail(child, errno, "allocate argument list");
-  char** out = static_cast<char**>(map);
-  const Str* strings = child.Array<Str>(slice);
-  for (uint32_t i = 0; i < slice.count; ++i) out[i] = const_cast<char*>(child.String(strings[i]));
-  out[slice.count] = nullptr;
-  return out;
-}
-
 // HOME of a user, by the container's own /etc/passwd ("name:x:uid:gid:comment:home:shell"), "/" when it says nothing:
 // what runc and crun put into an environment without one, and what images rely on. Called as that user.
 void FindHome(uint32_t uid, char* home, size_t size) {
@@ -263,6 +245,23 @@ void WaitForStart(Child& child, int listener) {
 }
 
 }  // namespace
+
+uint64_t OwnPermitted(const Child& child) {
+  __user_cap_data_struct data[2]{};
+  if (CapGet(data) < 0) Fail(child, errno, "read capabilities");
+  return data[0].permitted | static_cast<uint64_t>(data[1].permitted) << 32;
+}
+
+char** Pointers(const Child& child, Slice slice) {
+  size_t bytes = (slice.count + 2) * sizeof(char*);
+  void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (map == MAP_FAILED) Fail(child, errno, "allocate argument list");
+  char** out = static_cast<char**>(map);
+  const Str* strings = child.Array<Str>(slice);
+  for (uint32_t i = 0; i < slice.count; ++i) out[i] = const_cast<char*>(child.String(strings[i]));
+  out[slice.count] = nullptr;
+  return out;
+}
 
 void MakeTerminal(Child& child) {
   const Plan& plan = *child.plan;
@@ -473,29 +472,13 @@ void Execute(Child& child) {
   const Limit* limits = child.Array<Limit>(plan.rlimits);
   for (uint32_t i = 0; i < plan.rlimits.count; ++i)
     if (limits[i].resource == RLIMIT_NOFILE && limits[i].soft < 256) SetLimit(child, limits[i], 0);
+  RunHooks(child, plan.start_container, "created", false, "startContainer");
   if (syscall(SYS_close_range, first, ~0U, kCloseRangeCloexec) < 0)
     Fail(child, errno, "mark descriptors close-on-exec");
   uint64_t none = 0;
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
 
-  if (plan.seccomp.count) {
-    bool caps = plan.flags & kPlanCapabilities;
-    uint64_t own = caps ? OwnPermitted(child) : 0;
-    const CapabilitySets& sets = plan.capabilities;
-    uint64_t permitted = sets.permitted & own, inheritable = sets.inheritable & own;
-    __user_cap_data_struct raised[2], final_sets[2];
-    Split(sets.effective & permitted, permitted, inheritable, final_sets);
-    bool lower = caps && !(plan.flags & kPlanNoNewPrivileges);
-    if (lower && CapSet(Split((sets.effective & permitted) | (kSysAdmin & own), own, inheritable, raised)) < 0)
-      Fail(child, errno, "raise CAP_SYS_ADMIN for the seccomp filter");
-    sock_fprog program{static_cast<unsigned short>(plan.seccomp.count),
-                       const_cast<sock_filter*>(child.Array<sock_filter>(plan.seccomp))};
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, plan.seccomp_flags, &program) < 0)
-      Fail(child, errno, "load seccomp filter");
-    if (lower && !(sets.permitted & kSysAdmin) && CapSet(final_sets) < 0) Fail(child, errno, "set final capabilities");
-    if (lower && (sets.permitted & kSysAdmin) && !(sets.effective & kSysAdmin) && CapSet(final_sets) < 0)
-      Fail(child, errno, "set final capabilities");
-  }
+  LoadFilter(child);
   syscall(SYS_execve, path, argv, envp);
   int err = errno;
   Fail(child, 0, "exec ", path, ": ", Lower(err), err == EACCES || err == EPERM || err == ENOEXEC ? 2 : 1);

@@ -279,12 +279,10 @@ int ProcOf(Child& child) {
   return child.proc;
 }
 
-void EnterRoot(Child& child) {
-  int root = child.Fd(child.plan->rootfs);
-  // Nothing that happens here may travel back to the namespace this one was copied from.
-  if (Mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) Fail(child, errno, "make mounts private");
-  if (MoveMount(root, "/") < 0) Fail(child, errno, "attach root filesystem");
-  if (fchdir(root) < 0) Fail(child, errno, "enter root filesystem");
+namespace {
+
+// From the working directory, a mount, to it as the root.
+void PivotInto(Child& child) {
   if (child.plan->flags & kPlanNoPivot) {
     if (chroot(".") < 0) Fail(child, errno, "chroot into root filesystem");
   } else {
@@ -292,6 +290,36 @@ void EnterRoot(Child& child) {
     if (Umount(".", kMntDetach) < 0) Fail(child, errno, "detach the old root");
   }
   if (chdir("/") < 0) Fail(child, errno, "enter root filesystem");
+}
+
+}  // namespace
+
+void EnterRoot(Child& child) {
+  int root = child.Fd(child.plan->rootfs);
+  // Nothing that happens here may travel back to the namespace this one was copied from.
+  if (Mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) Fail(child, errno, "make mounts private");
+  const char* where = child.plan->host_root ? child.String(child.plan->host_root) : "/";
+  if (MoveMount(root, where) < 0) Fail(child, errno, "attach root filesystem");
+  if (fchdir(root) < 0) Fail(child, errno, "enter root filesystem");
+  if (child.plan->host_root) {
+    // Hooks see the caller's files with the container's below them, and may change them; we ourselves look no path up
+    // there any more.
+    child.host = static_cast<int>(OpenAt2(AT_FDCWD, "/", O_PATH | O_DIRECTORY, 0));
+    if (child.host < 0 || chroot(".") < 0) Fail(child, errno, "enter root filesystem");
+    return;
+  }
+  PivotInto(child);
+}
+
+void ReturnToHost(Child& child) {
+  if (fchdir(child.host) < 0 || chroot(".") < 0) Fail(child, errno, "return to the caller's files");
+}
+
+void LeaveHost(Child& child) {
+  if (fchdir(child.Fd(child.plan->rootfs)) < 0) Fail(child, errno, "enter root filesystem");
+  close(child.host);
+  child.host = -1;
+  PivotInto(child);
 }
 
 void BuildTree(Child& child) {

@@ -25,6 +25,7 @@ constexpr Arch kArches[] = {{"SCMP_ARCH_X86_64", SCMP_ARCH_X86_64, AUDIT_ARCH_X8
                             {"SCMP_ARCH_AARCH64", SCMP_ARCH_AARCH64, AUDIT_ARCH_AARCH64},
                             {"SCMP_ARCH_ARM", SCMP_ARCH_ARM, AUDIT_ARCH_ARM},
                             {"SCMP_ARCH_RISCV64", SCMP_ARCH_RISCV64, AUDIT_ARCH_RISCV64}};
+constexpr uint32_t kWaitKillable = 1U << 5;  // SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, Linux 5.19
 constexpr uint32_t kX32Bit = 0x40000000;
 
 // Numbers from 424 on are the same everywhere; these are newer than Debian 12's libseccomp (2.5.4).
@@ -103,11 +104,11 @@ Result<uint32_t> Action(const std::string& name, std::optional<uint32_t> errno_r
   if (name == "SCMP_ACT_TRAP") return static_cast<uint32_t>(SECCOMP_RET_TRAP);
   if (name == "SCMP_ACT_TRACE") return SECCOMP_RET_TRACE | data;
   if (name == "SCMP_ACT_LOG") return static_cast<uint32_t>(SECCOMP_RET_LOG);
-  if (name == "SCMP_ACT_NOTIFY") return Err(Code::kUnimplemented, "{}: SCMP_ACT_NOTIFY is not supported", where);
-  return Err(
-      Code::kInvalidArgument,
-      "{}: \"{}\" is not an action; known are SCMP_ACT_ALLOW, ERRNO, KILL, KILL_PROCESS, KILL_THREAD, LOG, TRACE, TRAP",
-      where, name);
+  if (name == "SCMP_ACT_NOTIFY") return static_cast<uint32_t>(SECCOMP_RET_USER_NOTIF);
+  return Err(Code::kInvalidArgument,
+             "{}: \"{}\" is not an action; known are SCMP_ACT_ALLOW, ERRNO, KILL, KILL_PROCESS, KILL_THREAD, LOG, "
+             "NOTIFY, TRACE, TRAP",
+             where, name);
 }
 
 Result<Compare> Operator(const std::string& name, const std::string& where) {
@@ -313,7 +314,8 @@ Result<Program> BuildFor(const oci::Seccomp& filter, bool with_x32) {
   static constexpr std::pair<std::string_view, uint32_t> kFlags[] = {
       {"SECCOMP_FILTER_FLAG_TSYNC", 0},  // the loading process has one thread
       {"SECCOMP_FILTER_FLAG_LOG", SECCOMP_FILTER_FLAG_LOG},
-      {"SECCOMP_FILTER_FLAG_SPEC_ALLOW", SECCOMP_FILTER_FLAG_SPEC_ALLOW}};
+      {"SECCOMP_FILTER_FLAG_SPEC_ALLOW", SECCOMP_FILTER_FLAG_SPEC_ALLOW},
+      {"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", kWaitKillable}};
   for (size_t i = 0; i < filter.flags.size(); ++i) {
     bool found = false;
     for (auto [name, flag] : kFlags) {
@@ -373,6 +375,15 @@ Result<Program> BuildFor(const oci::Seccomp& filter, bool with_x32) {
     }
   }
 
+  bool notifies = fallback == SECCOMP_RET_USER_NOTIF;
+  for (const auto& [arch, table] : tables)
+    for (const auto& [number, rules] : table)
+      for (const Rule& rule : rules) notifies = notifies || rule.action == SECCOMP_RET_USER_NOTIF;
+  if (notifies)
+    program.flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER;
+  else
+    program.flags &= ~kWaitKillable;  // says how a listener waits, and there is none
+
   // A call newer than everything the profile knows is "not there", not "forbidden": programs fall back on ENOSYS, and
   // break on EPERM. As runc does since 1.0.
   uint32_t kind = fallback & SECCOMP_RET_ACTION_FULL;
@@ -430,7 +441,7 @@ std::string KeyOf(const oci::Seccomp& f) {
     key += '\0';
   };
   auto number = [&](uint64_t n) { key.append(reinterpret_cast<const char*>(&n), sizeof n); };
-  text("berth seccomp 2");
+  text("berth seccomp 3");
   number(KernelRunsX32());
   text(f.defaultAction);
   number(f.defaultErrnoRet ? *f.defaultErrnoRet + 1ULL : 0);

@@ -26,7 +26,8 @@ struct Program {
   std::vector<std::string> unknown;  // names that no architecture of the filter has: skipped, as the specification says
 };
 
-// kInvalidArgument names the member ("linux.seccomp.syscalls[3].action: ..."); kUnimplemented for SCMP_ACT_NOTIFY.
+// kInvalidArgument names the member ("linux.seccomp.syscalls[3].action: ..."). With SCMP_ACT_NOTIFY anywhere the flags
+// have SECCOMP_FILTER_FLAG_NEW_LISTENER.
 // `cache_dir`, when not empty, is created 0700 and must be writable by us alone.
 Result<std::shared_ptr<const Program>> Compile(const oci::Seccomp& filter, const std::string& cache_dir = "");
 // Without any cache, and for every architecture of the filter, also those this kernel does not run (x32).

@@ -40,9 +40,11 @@ struct File {
   std::vector<std::string> architectures, flags;
   std::vector<ArchRow> archMap;
   std::vector<FileRule> syscalls;
-  std::string listenerPath;
+  std::string listenerPath, listenerMetadata;
 };
-BOOST_DESCRIBE_STRUCT(File, (), (defaultAction, defaultErrnoRet, architectures, flags, archMap, syscalls, listenerPath))
+BOOST_DESCRIBE_STRUCT(File, (),
+                      (defaultAction, defaultErrnoRet, architectures, flags, archMap, syscalls, listenerPath,
+                       listenerMetadata))
 
 // ---- The default
 // ------------------------------------------------------------------------------------------------------
@@ -258,8 +260,6 @@ oci::Seccomp DefaultFilter(const Conditions& given) {
 Result<oci::Seccomp> ParseProfile(std::string_view text, std::string_view where, const Conditions& given) {
   File file = TRY(json::Parse<File>(text, where));
   Conditions c = Complete(given);
-  if (!file.listenerPath.empty())
-    return Err(Code::kUnimplemented, "{}: listenerPath: seccomp notification is not supported", where);
   if (!file.archMap.empty() && !file.architectures.empty())
     return Err(Code::kInvalidArgument, "{}: architectures and archMap exclude each other", where);
   if (file.defaultAction.empty()) return Err(Code::kInvalidArgument, "{}: defaultAction: missing", where);
@@ -268,6 +268,8 @@ Result<oci::Seccomp> ParseProfile(std::string_view text, std::string_view where,
   out.defaultErrnoRet = file.defaultErrnoRet;
   out.architectures = file.architectures;
   out.flags = file.flags;
+  out.listenerPath = file.listenerPath;
+  out.listenerMetadata = file.listenerMetadata;
   for (const ArchRow& row : file.archMap) {
     if (row.architecture != OciArch(c.arch)) continue;
     out.architectures.push_back(row.architecture);

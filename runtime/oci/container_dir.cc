@@ -77,7 +77,7 @@ Result<Spec> ContainerDir::ReadConfig() const {
 }
 
 Result<void> ContainerDir::WriteState(const StateRecord& state) const {
-  return ReplaceFile(path_ + "/state.json", json::ToText(state), 0600);
+  return ReplaceFile(path_ + "/state.json", json::ToText(state, json::Omit::kEmpty), 0600);
 }
 
 Result<StateRecord> ContainerDir::ReadState() const {

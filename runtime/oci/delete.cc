@@ -20,9 +20,14 @@ Result<void> Delete(const RuntimeHost& host, const std::string& id, bool force) 
     // A creation that was interrupted left no record of a process; the cgroup is where its config says.
     if (!force) return std::unexpected(std::move(read).error());
     StateRecord half;
-    if (auto spec = dir.ReadConfig(); spec && spec->linux)
+    half.id = id;
+    if (auto spec = dir.ReadConfig(); spec && spec->linux) {
       if (auto path = CgroupPath(host, *spec, id)) half.cgroup = *path;
-    return TearDown(dir, half);
+      half.ociVersion = spec->ociVersion;
+      half.annotations = spec->annotations;
+      if (spec->hooks) half.hooks.emplace().poststop = spec->hooks->poststop;
+    }
+    return TearDown(host, dir, half);
   }
   StateRecord& state = *read;
   Status status = TRY(StatusOf(dir, state));
@@ -35,7 +40,7 @@ Result<void> Delete(const RuntimeHost& host, const std::string& id, bool force) 
       TRY(Deadline::After(std::chrono::seconds(10)).WaitFor(process->get(), POLLIN, "the container's process to end"));
     }
   }
-  return TearDown(dir, state);
+  return TearDown(host, dir, state);
 }
 
 Result<void> Pause(const RuntimeHost& host, const std::string& id, bool paused) {

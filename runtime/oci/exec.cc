@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 
 #include "runtime/oci/launch.h"
+#include "runtime/oci/listener.h"
 
 namespace berth::runtime::oci {
 
@@ -38,6 +39,7 @@ Result<int> Exec(const RuntimeHost& host, const ExecRequest& r, int* failed_code
   in.target = target.get();
   in.cgroup_path = state.cgroup;
   in.preserve_fds = r.preserve_fds;
+  in.attended = true;
   in.seccomp_cache = host.root + "/.seccomp";
   Prepared prepared = TRY(MakeExecPlan(in));
   for (const std::string& w : prepared.warnings) host.warn(w);
@@ -48,12 +50,10 @@ Result<int> Exec(const RuntimeHost& host, const ExecRequest& r, int* failed_code
                     &process, &failure))
     return FromFailure(failure, failed_code);
   unique_fd pidfd(process.pidfd), master(process.terminal);
-  auto end = [&] {
-    ::kill(process.pid, SIGKILL);
-    while (::waitpid(process.pid, nullptr, __WALL) < 0 && errno == EINTR) {
-    }
-  };
+  auto end = [&] { EndProcess(process.pid, pidfd.get()); };
+  std::optional<Listener> listener;
   auto prepare = [&]() -> Result<void> {
+    if (prepared.notifies) listener = TRY(Listener::Connect(state, process.pid, "running"));
     if (terminal && !r.console_socket.empty()) {
       TRY(SendTerminal(r.console_socket, master.get()));
       master.reset();
@@ -66,7 +66,7 @@ Result<int> Exec(const RuntimeHost& host, const ExecRequest& r, int* failed_code
     end();
     return std::unexpected(std::move(done).error());
   }
-  if (!init::Start(&process, &failure)) {
+  if (!init::Start(&process, Listener::Observe(listener), &failure)) {
     end();
     return FromFailure(failure, failed_code);
   }

@@ -1,10 +1,12 @@
 #include "runtime/oci/launch.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -12,6 +14,8 @@
 #include "base/atomic_file.h"
 #include "base/undo.h"
 #include "runtime/linux/cgroup.h"
+#include "runtime/oci/hooks.h"
+#include "runtime/oci/listener.h"
 #include "runtime/oci/validate.h"
 
 namespace berth::runtime::oci {
@@ -30,16 +34,42 @@ std::string Now() {
 
 void KillAndReap(init::Process* p) {
   if (p->pid <= 0) return;
-  ::kill(p->pid, SIGKILL);
-  while (::waitpid(p->pid, nullptr, __WALL) < 0 && errno == EINTR) {
-  }
+  EndProcess(p->pid, p->pidfd);
   for (int* fd : {&p->pidfd, &p->sync, &p->terminal}) {
     if (*fd >= 0) ::close(*fd);
     *fd = -1;
   }
 }
 
+// What prestart and createRuntime hooks need while the child waits for them.
+struct Environment {
+  const Hooks* hooks;
+  HookState state;
+  std::string bundle;
+  std::string error;
+};
+
+bool RunEnvironmentHooks(void* context, pid_t pid, init::Failure* failure) {
+  auto& e = *static_cast<Environment*>(context);
+  // Prestart hooks are of a time that knew no "creating": crun says "created" to them, and so do we.
+  auto done = RunHooks(e.hooks->prestart, "prestart", e.state.For("created", pid), e.bundle);
+  if (done) done = RunHooks(e.hooks->createRuntime, "createRuntime", e.state.For("creating", pid), e.bundle);
+  if (done) return true;
+  e.error = done.error().what;
+  snprintf(failure->what, sizeof failure->what, "%s", e.error.c_str());
+  return false;
+}
+
 }  // namespace
+
+void EndProcess(pid_t pid, int pidfd) {
+  ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
+  pollfd ended{pidfd, POLLIN, 0};
+  while (::poll(&ended, 1, 10000) < 0 && errno == EINTR) {
+  }
+  while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+}
 
 std::unexpected<Error> FromFailure(const init::Failure& f, int* failed_code) {
   *failed_code = f.kind == 1 ? 127 : f.kind == 2 ? 126 : 1;
@@ -137,6 +167,11 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
     return Err(Code::kInvalidArgument, "--console-socket: process.terminal is false");
 
   Undo undo;
+  bool made = false;
+  undo.Add("run poststop hooks", [&]() -> Result<void> {  // last, once all else is undone
+    if (made) RunPoststop(host, out.state);
+    return {};
+  });
   out.dir = TRY(ContainerDir::Claim(host.root, r.id));
   undo.Add("remove state directory", [&] { return out.dir.Remove(); });
   TRY(out.dir.WriteConfig(text));
@@ -151,17 +186,41 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   in.new_keyring = r.new_keyring;
   in.no_pivot = r.no_pivot;
   in.preserve_fds = r.preserve_fds;
+  in.attended = true;
   in.listen = listener.get();
   in.seccomp_cache = host.root + "/.seccomp";
   Prepared prepared = TRY(MakePlan(in));
   undo.Add("remove cgroup", [group = prepared.cgroup] { return cgroup::Remove(group); });
   for (const std::string& w : prepared.warnings) host.warn(w);
 
+  out.state.ociVersion = spec.ociVersion;
+  out.state.id = r.id;
+  out.state.bundle = r.bundle;
+  out.state.annotations = spec.annotations;
+  if (spec.hooks && (!spec.hooks->poststart.empty() || !spec.hooks->poststop.empty())) {
+    out.state.hooks.emplace();
+    out.state.hooks->poststart = spec.hooks->poststart;
+    out.state.hooks->poststop = spec.hooks->poststop;
+  }
+  if (prepared.notifies) {
+    out.state.listenerPath = spec.linux->seccomp->listenerPath;
+    out.state.listenerMetadata = spec.linux->seccomp->listenerMetadata;
+  }
   auto fds = prepared.RawFds();
   init::Failure failure;
-  if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, {.stub = host.stub},
-                    &out.process, &failure))
+  init::Options options{.stub = host.stub};
+  std::optional<Environment> environment;
+  if (spec.hooks) {
+    environment.emplace(&*spec.hooks, HookState(spec.ociVersion, r.id, r.bundle, spec.annotations), r.bundle, "");
+    options.observer = {RunEnvironmentHooks, nullptr, &*environment};
+  }
+  made = true;
+  if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, options,
+                    &out.process, &failure)) {
+    if (environment && !environment->error.empty())  // whole: a Failure has little room for what hooks write
+      return Err(Code::kFailedPrecondition, "{}", environment->error);
     return FromFailure(failure, failed_code);
+  }
   undo.Add("kill container", [&out]() -> Result<void> {
     KillAndReap(&out.process);
     return {};
@@ -177,23 +236,18 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   }
   std::string rootfs = spec.root ? spec.root->path : "";
   if (!rootfs.empty() && rootfs[0] != '/') rootfs = r.bundle + "/" + rootfs;
-  out.state = {spec.ociVersion,
-               r.id,
-               out.process.pid,
-               ProcessStartTime(out.process.pid),
-               r.bundle,
-               rootfs,
-               Now(),
-               "",
-               prepared.cgroup.path,
-               spec.annotations};
+  out.state.pid = out.process.pid;
+  out.state.startTime = ProcessStartTime(out.process.pid);
+  out.state.rootfs = rootfs;
+  out.state.created = Now();
+  out.state.cgroup = prepared.cgroup.path;
   TRY(out.dir.WriteState(out.state));
   TRY_CTX(WritePidFile(r.pid_file, out.process.pid), "--pid-file");
   undo.Keep();
   return out;
 }
 
-Result<void> TearDown(const ContainerDir& dir, const StateRecord& state) {
+Result<void> TearDown(const RuntimeHost& host, const ContainerDir& dir, const StateRecord& state) {
   if (!state.cgroup.empty()) {
     const cgroup::Layout* layout = TRY(cgroup::Host());
     cgroup::Group group{state.cgroup};
@@ -205,7 +259,19 @@ Result<void> TearDown(const ContainerDir& dir, const StateRecord& state) {
     }
     TRY(cgroup::Remove(*layout, group, until));
   }
-  return dir.Remove();
+  TRY(dir.Remove());
+  RunPoststop(host, state);
+  return {};
+}
+
+Result<void> Started(const RuntimeHost& host, const ContainerDir& dir, const StateRecord& state, int pidfd) {
+  if (!state.hooks || state.hooks->poststart.empty()) return {};
+  HookState document(state.ociVersion, state.id, state.bundle, state.annotations);
+  auto done = RunHooks(state.hooks->poststart, "poststart", document.For("running", state.pid), state.bundle);
+  if (done) return {};
+  EndProcess(static_cast<pid_t>(state.pid), pidfd);
+  if (auto gone = TearDown(host, dir, state); !gone) host.warn(gone.error().what);
+  return done;
 }
 
 }  // namespace berth::runtime::oci

@@ -19,8 +19,13 @@ struct Created {
 // Everything of `create`; listen: the process waits on start.sock, else on process.sync. When it fails nothing is left.
 Result<Created> Launch(const RuntimeHost& host, const CreateRequest& request, bool listen, int* failed_code);
 
-// Removes what Launch made, after the process is gone.
-Result<void> TearDown(const ContainerDir& dir, const StateRecord& state);
+// Removes what Launch made, after the process is gone, then runs the poststop hooks.
+Result<void> TearDown(const RuntimeHost& host, const ContainerDir& dir, const StateRecord& state);
+// What follows the exec of the container's process: poststart hooks. When one fails the container is ended and torn
+// down, as the specification has it since 1.3.
+Result<void> Started(const RuntimeHost& host, const ContainerDir& dir, const StateRecord& state, int pidfd);
+// Ends the process by its descriptor and waits; reaps it when it is our child.
+void EndProcess(pid_t pid, int pidfd);
 
 std::unexpected<Error> FromFailure(const init::Failure& failure, int* failed_code);
 Result<void> WritePidFile(const std::string& path, pid_t pid);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/mount.h>
 #include <linux/nsfs.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -17,6 +18,7 @@
 #include "runtime/linux/seccomp.h"
 #include "runtime/oci/plan_writer.h"
 #include "runtime/oci/planner_mounts.h"
+#include "runtime/oci/planner_process.h"
 #include "runtime/oci/validate.h"
 
 namespace berth::runtime::oci {
@@ -155,8 +157,22 @@ void WriteCapabilities(PlanWriter& w, const Process& p, std::vector<std::string>
   sets.ambient &= sets.permitted & sets.inheritable;
 }
 
-Result<void> WriteProcess(PlanWriter& w, const Process& p, const Spec* spec, const std::string& seccomp_cache,
-                          std::vector<std::string>* warnings) {
+Result<void> WriteFilter(PlanWriter& w, const Seccomp& filter, bool attended, const std::string& cache) {
+  auto program = TRY(seccomp::Compile(filter, cache));
+  if (program->flags & SECCOMP_FILTER_FLAG_NEW_LISTENER) {
+    if (filter.listenerPath.empty())
+      return Err(Code::kInvalidArgument, "linux.seccomp.listenerPath: missing, and SCMP_ACT_NOTIFY is used");
+    if (!attended)
+      return Err(Code::kUnimplemented, "linux.seccomp: SCMP_ACT_NOTIFY: nobody here hands the listener over");
+  }
+  w.plan.seccomp = w.Array(program->code);
+  w.plan.seccomp_flags = program->flags;
+  return {};
+}
+
+// exec: a further process, else the container's first.
+Result<void> WriteProcess(PlanWriter& w, const Process& p, const Spec* spec, bool exec, bool attended,
+                          const std::string& seccomp_cache, std::vector<std::string>* warnings) {
   Plan& plan = w.plan;
   plan.args = w.Texts(p.args);
   plan.env = w.Texts(p.env);
@@ -178,22 +194,16 @@ Result<void> WriteProcess(PlanWriter& w, const Process& p, const Spec* spec, con
   for (const Rlimit& r : p.rlimits) limits.push_back({*RlimitNumber(r.type), 0, r.soft, r.hard});
   plan.rlimits = w.Array(limits);
   WriteCapabilities(w, p, warnings);
-  if (!p.apparmorProfile.empty()) {
-    if (AppArmorEnabled())
-      plan.apparmor = w.Text(p.apparmorProfile);
-    else
-      warnings->emplace_back("AppArmor is not enabled on this host: the profile is ignored");
-  }
-  if (!p.selinuxLabel.empty()) {
-    if (SelinuxEnabled())
-      plan.selinux = w.Text(p.selinuxLabel);
-    else
-      warnings->emplace_back("SELinux is not enabled on this host: the label is ignored");
-  }
+  // Without the security module on this host its labels mean nothing, and are passed over.
+  if (!p.apparmorProfile.empty() && AppArmorEnabled()) plan.apparmor = w.Text(p.apparmorProfile);
+  if (!p.selinuxLabel.empty() && SelinuxEnabled()) plan.selinux = w.Text(p.selinuxLabel);
   if (spec && spec->linux && spec->linux->seccomp && !spec->linux->seccomp->defaultAction.empty()) {
-    auto program = TRY(seccomp::Compile(*spec->linux->seccomp, seccomp_cache));
-    plan.seccomp = w.Array(program->code);
-    plan.seccomp_flags = program->flags;
+    TRY(WriteFilter(w, *spec->linux->seccomp, attended, seccomp_cache));
+  }
+  TRY(WriteAttributes(w, p, exec));
+  if (spec && spec->linux) {
+    TRY(WritePersonality(w, *spec->linux));
+    TRY(WriteMemoryPolicy(w, *spec->linux));
   }
   return {};
 }
@@ -257,7 +267,9 @@ Result<Prepared> MakePlan(const PlanInput& in) {
     if (copy < 0) return SysErr("duplicate the start socket");
     w.plan.listen = w.Fd(unique_fd(copy));
   }
-  TRY(WriteProcess(w, process, &spec, in.seccomp_cache, &out.warnings));
+  TRY(WriteHooks(w, in));
+  TRY(WriteProcess(w, process, &spec, false, in.attended, in.seccomp_cache, &out.warnings));
+  out.notifies = w.plan.seccomp_flags & SECCOMP_FILTER_FLAG_NEW_LISTENER;
   out.plan = w.Finish(&out.fds);
   if (out.plan.size() > init::kPlanLimit)
     return Err(Code::kInvalidArgument, "the start plan has {} bytes; args, env and mounts are too large",
@@ -292,7 +304,8 @@ Result<Prepared> MakeExecPlan(const ExecInput& in) {
     }
   }
   w.plan.preserve_fds = in.preserve_fds;
-  TRY(WriteProcess(w, *in.process, in.spec, in.seccomp_cache, &out.warnings));
+  TRY(WriteProcess(w, *in.process, in.spec, true, in.attended, in.seccomp_cache, &out.warnings));
+  out.notifies = w.plan.seccomp_flags & SECCOMP_FILTER_FLAG_NEW_LISTENER;
   out.plan = w.Finish(&out.fds);
   if (out.plan.size() > init::kPlanLimit)
     return Err(Code::kInvalidArgument, "the start plan has {} bytes; args and env are too large", out.plan.size());

@@ -38,6 +38,8 @@ struct PlanInput {
   bool new_keyring = true;
   bool no_pivot = false;
   uint32_t preserve_fds = 0;
+  bool attended = false;      // the caller runs hooks (init::Observer) and hands a seccomp listener over
+                              // (init::Observer): without it what needs them is kUnimplemented
   int listen = -1;            // listening AF_UNIX socket on which `start` may come from another process; borrowed
   std::string seccomp_cache;  // directory for compiled programs; empty: memory only
 };
@@ -47,6 +49,7 @@ struct Prepared {
   std::string plan;                   // bytes
   std::vector<unique_fd> fds;         // all O_CLOEXEC; plan.h's FdIndex counts into this
   cgroup::Group cgroup;               // made, limits written; path empty when none was asked for
+  bool notifies = false;              // the seccomp filter has a listener that must be handed over (init::Observer)
   std::vector<std::string> warnings;  // what was asked for and cannot be given (unknown capabilities, ...)
   std::vector<int> RawFds() const {
     std::vector<int> raw;
@@ -70,6 +73,7 @@ struct ExecInput {
   bool terminal = false;
   uint16_t rows = 0, columns = 0;
   uint32_t preserve_fds = 0;
+  bool attended = false;  // as in PlanInput
   std::string seccomp_cache;
 };
 Result<Prepared> MakeExecPlan(const ExecInput& input);  // result's cgroup is empty: nothing was made

@@ -69,7 +69,8 @@ TEST(Exec, CarriesTheProcess) {
   EXPECT_EQ(plan.size, v.bytes.size());
   EXPECT_EQ(plan.kind, init::PlanKind::kExec);
   EXPECT_EQ(plan.flags, init::kPlanTerminal | init::kPlanNoNewPrivileges | init::kPlanCapabilities |
-                            init::kPlanOomScore | init::kPlanUmask | init::kPlanUserChange | init::kPlanCallerTarget);
+                            init::kPlanOomScore | init::kPlanUmask | init::kPlanUserChange | init::kPlanCallerTarget |
+                            init::kPlanAllCpus);
   EXPECT_EQ(plan.target_flags,
             static_cast<uint32_t>(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP));
   EXPECT_EQ(v.Texts(plan.args), (std::vector<std::string>{"id", "-u"}));
@@ -229,7 +230,8 @@ TEST(Config, UnknownIsIgnoredKnownButUnsupportedIsRefused) {
     return s ? std::string("ok") : s.error().what;
   };
   EXPECT_EQ(parse(R"("vendor":{"a":1},"hooks":{"prestart":[]},"solaris":{"milestone":"x"})"), "ok");
-  EXPECT_EQ(parse(R"("hooks":{"poststart":[{"path":"/x"}]})"), "config.json: hooks: not supported by this runtime");
+  EXPECT_EQ(parse(R"("hooks":{"poststart":[{"path":3}]})"),
+            "config.json: hooks.poststart[0].path: expected string, got integer");
   EXPECT_EQ(parse(R"("mounts":"x")"), "config.json: mounts: expected array, got string");
   auto wrong = ParseSpec(R"({"ociVersion":"2.0.0"})", "config.json");
   ASSERT_FALSE(wrong);

@@ -4,6 +4,7 @@
 
 #include "base/undo.h"
 #include "runtime/oci/launch.h"
+#include "runtime/oci/listener.h"
 
 namespace berth::runtime::oci {
 
@@ -12,21 +13,26 @@ Result<int> Run(const RuntimeHost& host, const RunRequest& r, int* failed_code) 
   Created c = TRY(Launch(host, r.create, false, failed_code));
   unique_fd pidfd(c.process.pidfd), terminal(c.process.terminal);
   Undo undo;
-  undo.Add("remove container", [&] { return TearDown(c.dir, c.state); });
-  auto end = [&] {
-    ::kill(c.process.pid, SIGKILL);
-    while (::waitpid(c.process.pid, nullptr, __WALL) < 0 && errno == EINTR) {
-    }
-  };
+  undo.Add("remove container", [&] { return TearDown(host, c.dir, c.state); });
+  auto end = [&] { EndProcess(c.process.pid, pidfd.get()); };
   if (r.detach && c.terminal && r.create.console_socket.empty()) {
     end();
     return Err(Code::kInvalidArgument,
                "process.terminal: --detach needs --console-socket, else nobody is at its other end");
   }
+  auto listener = Listener::Connect(c.state, c.state.pid, "created");
+  if (!listener) {
+    end();
+    return std::unexpected(std::move(listener).error());
+  }
   init::Failure failure;
-  if (!init::Start(&c.process, &failure)) {
+  if (!init::Start(&c.process, Listener::Observe(*listener), &failure)) {
     end();
     return FromFailure(failure, failed_code);
+  }
+  if (auto done = Started(host, c.dir, c.state, pidfd.get()); !done) {
+    undo.Keep();
+    return std::unexpected(std::move(done).error());
   }
   if (r.detach) {
     undo.Keep();
@@ -42,7 +48,7 @@ Result<int> Run(const RuntimeHost& host, const RunRequest& r, int* failed_code) 
     return code;
   }
   undo.Keep();
-  TRY(TearDown(c.dir, c.state));
+  TRY(TearDown(host, c.dir, c.state));
   return code;
 }
 

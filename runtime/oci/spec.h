@@ -9,6 +9,8 @@
 
 #include <boost/describe.hpp>
 
+#include "base/json.h"
+
 namespace berth::runtime::oci {
 
 struct Root { std::string path; bool readonly = false; };
@@ -40,6 +42,20 @@ BOOST_DESCRIBE_STRUCT(Capabilities, (), (bounding, effective, inheritable, permi
 struct Rlimit { std::string type; uint64_t hard = 0, soft = 0; };
 BOOST_DESCRIBE_STRUCT(Rlimit, (), (type, hard, soft))
 
+struct Scheduler {
+  std::string policy;                           // SCHED_OTHER, FIFO, RR, BATCH, ISO, IDLE, DEADLINE
+  int32_t nice = 0, priority = 0;
+  std::vector<std::string> flags;
+  uint64_t runtime = 0, deadline = 0, period = 0;  // ns, SCHED_DEADLINE
+};
+BOOST_DESCRIBE_STRUCT(Scheduler, (), (policy, nice, priority, flags, runtime, deadline, period))
+
+struct IoPriority { std::string class_; int priority = 0; };  // IOPRIO_CLASS_RT, BE, IDLE; 0 highest .. 7
+BOOST_DESCRIBE_STRUCT(IoPriority, (), (class_, priority))
+
+struct ExecCpuAffinity { std::string initial, final; };   // "0-3,7"; before and after joining the cgroup
+BOOST_DESCRIBE_STRUCT(ExecCpuAffinity, (), (initial, final))
+
 struct Process {
   bool terminal = false;
   std::optional<Box> consoleSize;
@@ -51,9 +67,13 @@ struct Process {
   bool noNewPrivileges = false;
   std::optional<int> oomScoreAdj;
   std::string apparmorProfile, selinuxLabel;
+  std::optional<Scheduler> scheduler;
+  std::optional<IoPriority> ioPriority;
+  std::optional<ExecCpuAffinity> execCPUAffinity;  // further processes only, never the first
 };
 BOOST_DESCRIBE_STRUCT(Process, (), (terminal, consoleSize, user, args, env, cwd, capabilities, rlimits, noNewPrivileges,
-                                    oomScoreAdj, apparmorProfile, selinuxLabel))
+                                    oomScoreAdj, apparmorProfile, selinuxLabel, scheduler, ioPriority,
+                                    execCPUAffinity))
 
 struct Namespace { std::string type, path; };   // pid network mount ipc uts user cgroup time
 BOOST_DESCRIBE_STRUCT(Namespace, (), (type, path))
@@ -139,8 +159,23 @@ struct Seccomp {
   std::optional<uint32_t> defaultErrnoRet;
   std::vector<std::string> architectures, flags;
   std::vector<SeccompRule> syscalls;
+  std::string listenerPath, listenerMetadata;   // who answers for SCMP_ACT_NOTIFY
 };
-BOOST_DESCRIBE_STRUCT(Seccomp, (), (defaultAction, defaultErrnoRet, architectures, flags, syscalls))
+BOOST_DESCRIBE_STRUCT(Seccomp, (), (defaultAction, defaultErrnoRet, architectures, flags, syscalls, listenerPath,
+                                    listenerMetadata))
+
+struct IntelRdt {
+  std::string closID, l3CacheSchema, memBwSchema;
+  std::vector<std::string> schemata;
+  bool enableMonitoring = false;
+};
+BOOST_DESCRIBE_STRUCT(IntelRdt, (), (closID, l3CacheSchema, memBwSchema, schemata, enableMonitoring))
+
+struct MemoryPolicy { std::string mode, nodes; std::vector<std::string> flags; };
+BOOST_DESCRIBE_STRUCT(MemoryPolicy, (), (mode, nodes, flags))
+
+struct Personality { std::string domain; std::vector<std::string> flags; };
+BOOST_DESCRIBE_STRUCT(Personality, (), (domain, flags))
 
 struct Linux {
   std::vector<IdMapping> uidMappings, gidMappings;
@@ -152,9 +187,23 @@ struct Linux {
   std::optional<Seccomp> seccomp;
   std::string rootfsPropagation, mountLabel;
   std::vector<std::string> maskedPaths, readonlyPaths;
+  std::optional<IntelRdt> intelRdt;
+  std::optional<MemoryPolicy> memoryPolicy;
+  std::optional<Personality> personality;
 };
 BOOST_DESCRIBE_STRUCT(Linux, (), (uidMappings, gidMappings, sysctl, resources, cgroupsPath, namespaces, devices, seccomp,
-                                  rootfsPropagation, mountLabel, maskedPaths, readonlyPaths))
+                                  rootfsPropagation, mountLabel, maskedPaths, readonlyPaths, intelRdt, memoryPolicy,
+                                  personality))
+
+struct Hook {
+  std::string path;
+  std::vector<std::string> args, env;
+  std::optional<int> timeout;                   // seconds
+};
+BOOST_DESCRIBE_STRUCT(Hook, (), (path, args, env, timeout))
+
+struct Hooks { std::vector<Hook> prestart, createRuntime, createContainer, startContainer, poststart, poststop; };
+BOOST_DESCRIBE_STRUCT(Hooks, (), (prestart, createRuntime, createContainer, startContainer, poststart, poststop))
 
 struct Spec {
   std::string ociVersion = "1.2.0";
@@ -164,7 +213,13 @@ struct Spec {
   std::string hostname, domainname;
   std::map<std::string, std::string> annotations;
   std::optional<Linux> linux;
+  std::optional<Hooks> hooks;
 };
-BOOST_DESCRIBE_STRUCT(Spec, (), (ociVersion, root, mounts, process, hostname, domainname, annotations, linux))
+BOOST_DESCRIBE_STRUCT(Spec, (), (ociVersion, root, mounts, process, hostname, domainname, annotations, linux, hooks))
 
 }  // namespace berth::runtime::oci
+
+template <>
+struct berth::json::Names<berth::runtime::oci::IoPriority> {
+  static constexpr Rename kWire[] = {{"class_", "class"}};
+};

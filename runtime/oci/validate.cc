@@ -33,19 +33,10 @@ const json::Value* At(const json::Value& root, std::string_view path) {
   return v;
 }
 
-constexpr std::string_view kRefused[] = {"hooks",
-                                         "vm",
-                                         "process.scheduler",
-                                         "process.ioPriority",
-                                         "process.execCPUAffinity",
-                                         "linux.intelRdt",
-                                         "linux.timeOffsets",
+constexpr std::string_view kRefused[] = {"linux.timeOffsets",
                                          "linux.netDevices",
-                                         "linux.memoryPolicy",
-                                         "linux.personality",
                                          "linux.uidMappings",
                                          "linux.gidMappings",
-                                         "linux.seccomp.listenerPath",
                                          "linux.resources.blockIO",
                                          "linux.resources.network",
                                          "linux.resources.rdma",
@@ -54,8 +45,7 @@ constexpr std::string_view kRefused[] = {"hooks",
                                          "linux.resources.cpu.burst",
                                          "linux.resources.cpu.idle",
                                          "linux.resources.cpu.realtimeRuntime",
-                                         "linux.resources.cpu.realtimePeriod",
-                                         "linux.mountLabel"};
+                                         "linux.resources.cpu.realtimePeriod"};
 
 bool HasNamespace(const Spec& spec, std::string_view type) {
   if (!spec.linux) return false;
@@ -91,10 +81,7 @@ Result<Spec> ParseSpec(std::string_view text, std::string_view where) {
 }
 
 Result<Process> ParseProcess(std::string_view text, std::string_view where) {
-  json::Value tree = TRY(json::ParseTree(text, where));
-  for (std::string_view path : {"scheduler", "ioPriority", "execCPUAffinity"})
-    if (Asks(At(tree, path))) return Err(Code::kUnimplemented, "{}: {}: not supported by this runtime", where, path);
-  return json::FromValue<Process>(tree, where);
+  return json::Parse<Process>(text, where);
 }
 
 Result<void> ValidateId(const std::string& id) {
