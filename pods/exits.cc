@@ -8,6 +8,7 @@
 #include "pods/layout.h"
 #include "pods/registry.h"
 #include "pods/table.h"
+#include "runtime/linux/cgroup_oom.h"
 
 namespace berth::pods {
 
@@ -25,8 +26,8 @@ std::string ReasonOf(int exit_code, bool oom) {
 
 bool SawOom(Core& core, const ContainerState& c) {
   if (core.cgroups == nullptr || c.cgroup.empty()) return false;
-  auto kills = runtime::cgroup::OomKills(*core.cgroups, {c.cgroup});
-  return kills && *kills > 0;
+  auto oom = runtime::cgroup::ReadOom(*core.cgroups, {c.cgroup});
+  return oom && oom->kills > 0;
 }
 
 // With the pod's lock held. Reason empty: from code and cgroup.

@@ -49,8 +49,6 @@ Result<OomFacts> ReadOom(const Layout& layout, const Group& group) {
   return facts;
 }
 
-Result<uint64_t> OomKills(const Layout& layout, const Group& group) { return TRY(ReadOom(layout, group)).kills; }
-
 Result<OomWatch> OomWatch::Open(const Layout& layout, const Group& group) {
   OomWatch watch;
   watch.counts_ = TRY(OpenOom(layout, group));
