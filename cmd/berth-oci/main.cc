@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include "cmd/berth-oci/journal.h"
 #include "runtime/init/executor.h"
 #include "runtime/linux/names.h"
+#include "runtime/linux/namespaces.h"
 #include "runtime/oci/validate.h"
 #include "runtime/oci/verbs.h"
 
@@ -57,10 +59,11 @@ constexpr std::string_view kUsage =
     "  features        what this runtime supports, as JSON\n"
     "\n"
     "global options:\n"
-    "  --root DIR            state directory (/run/berth-oci)\n"
+    "  --root DIR            state directory (/run/berth-oci; without root $XDG_RUNTIME_DIR/berth-oci)\n"
     "  --log FILE            append messages to FILE\n"
     "  --log-format FORMAT   text or json\n"
     "  --debug               more messages\n"
+    "  --rootless BOOL       do without a cgroup where none may be made: true, false or auto (who is not root)\n"
     "  --systemd-cgroup      cgroupsPath has the form slice:prefix:name\n"
     "  --version, --help     `berth-oci COMMAND --help` explains a command\n";
 
@@ -341,6 +344,17 @@ std::vector<Command> Commands() {
       {"features", "features", DoFeatures, {}}};
 }
 
+// Below the user's own directory for whoever is not root, and for root of a user namespace (podman without root).
+std::string DefaultRoot() {
+  const char* own = ::getenv("XDG_RUNTIME_DIR");
+  if (!own || *own != '/') {
+    unsigned long uid = ::getauxval(AT_EUID);
+    return uid == 0 ? std::string("/run/berth-oci") : fmt::format("/run/user/{}/berth-oci", uid);
+  }
+  if (::getauxval(AT_EUID) == 0 && namespaces::InInitialUser()) return "/run/berth-oci";
+  return std::string(own) + "/berth-oci";
+}
+
 int Main(const std::vector<std::string>& args) {
   const std::vector<Option> global_options = {
       {"root", 0, true, ""},   {"log", 0, true, ""},      {"log-format", 0, true, ""},      {"log-level", 0, true, ""},
@@ -367,7 +381,14 @@ int Main(const std::vector<std::string>& args) {
     return 1;
   }
   Call call;
-  call.host.root = global.Text("root", "/run/berth-oci");
+  const std::string* root = global.Get("root");
+  call.host.root = root ? *root : DefaultRoot();
+  std::string rootless = global.Text("rootless", "auto");
+  if (rootless != "auto" && rootless != "true" && rootless != "false") {
+    Journal("error", fmt::format("--rootless: \"{}\": must be true, false or auto", rootless));
+    return 1;
+  }
+  call.host.rootless = rootless == "auto" ? Rootless::kAuto : rootless == "true" ? Rootless::kYes : Rootless::kNo;
   call.host.systemd_cgroup = global.Flag("systemd-cgroup");
   call.host.warn = [](const std::string& text) { Journal("warning", text); };
   if (call.host.root.empty() || call.host.root[0] != '/') {

@@ -2,6 +2,8 @@
 // What executor.cc (parent side) and the child's files share: the message between them and the child's state.
 //
 //   child                                   parent
+//     kPid + SCM_RIGHTS pidfd  --------------->       from the guide into a user namespace (clone.h), before all else:
+//     <------------------------------------ "g"       the parent knows the child, which waits for this
 //     kWarning text  ------------------------>        any number
 //     kEnvironment -------------------------->        namespaces and mounts are made, the root is not yet entered;
 //     <------------------------------------ "e"       Options::environment has done its part (kPlanEnvironment only)
@@ -21,7 +23,7 @@
 
 namespace berth::init {
 
-enum class MessageType : uint32_t { kWarning = 1, kTerminal, kReady, kFailed, kEnvironment, kListener };
+enum class MessageType : uint32_t { kWarning = 1, kTerminal, kReady, kFailed, kEnvironment, kListener, kPid };
 
 struct Message {
   MessageType type = MessageType::kReady;
@@ -39,6 +41,8 @@ struct Control {
   Stdio stdio;
 };
 
+inline size_t PlanOffset(uint32_t fd_count) { return (sizeof(Control) + fd_count * sizeof(int32_t) + 7) & ~size_t{7}; }
+
 struct Child {
   const char* base = nullptr;  // of the plan
   const Plan* plan = nullptr;
@@ -53,6 +57,11 @@ struct Child {
   int devpts = -1;
   int null = -1;      // O_PATH of a verified char 1:3 node of the container
   int terminal = -1;  // pty slave
+
+  // In a user namespace procfs and sysfs can only be made while another instance is in sight (mount_too_revealing of
+  // the kernel): before the old root goes. Detached mounts of the plan's first kOpEarly operations.
+  static constexpr uint32_t kMaxEarly = 4;
+  int early[kMaxEarly] = {-1, -1, -1, -1};
 
   const char* String(Str s) const { return base + s; }
   template <class T>
@@ -100,6 +109,10 @@ void LoadFilter(Child& child);
 
 // fork(2) without the C library's handlers; *pidfd is set in the parent. -1 and errno.
 long ForkChild(int* pidfd);
+
+// copy_up.cc: what is in the directory `from` into the new filesystem `to` (both O_PATH): kinds, modes, owners, times,
+// extended attributes. Links are copied, never followed. `path` for messages.
+void CopyUp(Child& child, int from, int to, const char* path);
 
 // process.cc: standard streams, settings, credentials.
 void MakeTerminal(Child& child);

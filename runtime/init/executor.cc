@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "runtime/init/child.h"
+#include "runtime/init/clone.h"
 #include "runtime/init/kernel.h"
 #include "runtime/init/text.h"
 
@@ -92,99 +93,6 @@ void JoinKeyring(const Child& child) {
   syscall(SYS_keyctl, KEYCTL_SETPERM, ring, kSearchable, 0, 0);
 }
 
-// Laid out as the kernel's struct clone_args, 88 bytes (CLONE_ARGS_SIZE_VER2).
-struct CloneArgs {
-  uint64_t flags = 0, pidfd = 0, child_tid = 0, parent_tid = 0, exit_signal = SIGCHLD, stack = 0, stack_size = 0,
-           tls = 0, set_tid = 0, set_tid_size = 0, cgroup = 0;
-};
-
-CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd) {
-  CloneArgs args;
-  args.flags = flags | CLONE_PIDFD;
-  args.pidfd = reinterpret_cast<uint64_t>(pidfd);
-  if (cgroup >= 0) {
-    args.flags |= kCloneIntoCgroup;
-    args.cgroup = static_cast<uint64_t>(cgroup);
-  }
-  return args;
-}
-
-// Code that runs while a child shares the caller's memory is not instrumented: the marks that a sanitizer sets for the
-// child's frames would stay behind in the caller's.
-#define BERTH_UNMARKED gnu::no_sanitize("address", "undefined", "thread")
-
-// In place, not through the C library's syscall(): a vfork-like child that returned from a function would leave the
-// parent a return address that it has overwritten meanwhile.
-[[gnu::always_inline, BERTH_UNMARKED]] inline long CloneHere(const CloneArgs* args) {
-#if defined(__x86_64__)
-  register long result asm("rax") = SYS_clone3;
-  register const void* a asm("rdi") = args;
-  register size_t b asm("rsi") = sizeof *args;
-  asm volatile("syscall" : "+r"(result) : "r"(a), "r"(b) : "rcx", "r11", "memory");
-  return result;
-#elif defined(__aarch64__)
-  register long number asm("x8") = SYS_clone3;
-  register long result asm("x0") = reinterpret_cast<long>(args);
-  register size_t b asm("x1") = sizeof *args;
-  asm volatile("svc 0" : "+r"(result) : "r"(number), "r"(b) : "memory");
-  return result;
-#else
-#error "clone3 in place for this architecture"
-#endif
-}
-
-// Child of a vfork-like clone: only system calls until execveat, in the caller's memory.
-[[noreturn, gnu::noinline, BERTH_UNMARKED]] void BecomeStub(int stub, int control, const Control* header,
-                                                            const int* fds, char* const* argv) {
-  syscall(SYS_fcntl, control, F_SETFD, 0);
-  syscall(SYS_fcntl, header->sync, F_SETFD, 0);
-  syscall(SYS_fcntl, header->target, F_SETFD, 0);
-  for (uint32_t i = 0; i < header->fd_count; ++i) syscall(SYS_fcntl, fds[i], F_SETFD, 0);
-  syscall(SYS_execveat, stub, "", argv, argv + 2, kEmpty);  // the null that ends argv is the empty environment
-  for (;;) syscall(SYS_exit_group, 255);
-}
-
-// Raw clone3 without shared memory: as fork. -1 and errno.
-[[gnu::noinline]] long Fork(const CloneArgs* args) {
-  long r = syscall(SYS_clone3, args, sizeof *args);
-  return r;
-}
-
-[[gnu::noinline, BERTH_UNMARKED]] long SpawnStub(CloneArgs* args, int stub, int control, const Control* header,
-                                                 const int* fds, char* const* argv) {
-  args->flags |= CLONE_VM | CLONE_VFORK;
-  long r = CloneHere(args);
-  if (r == 0) BecomeStub(stub, control, header, fds, argv);
-  if (r < 0) {
-    errno = static_cast<int>(-r);
-    return -1;
-  }
-  return r;
-}
-
-size_t PlanOffset(uint32_t fd_count) { return (sizeof(Control) + fd_count * sizeof(int32_t) + 7) & ~size_t{7}; }
-
-// The memfd that berth-init maps. -1 and errno.
-int WriteControl(const Control& header, const int* fds, const void* plan) {
-  int fd = static_cast<int>(syscall(SYS_memfd_create, "berth-plan", MFD_CLOEXEC));
-  if (fd < 0) return -1;
-  char padding[8] = {};
-  size_t used = sizeof header + header.fd_count * sizeof(int32_t);
-  iovec parts[] = {{const_cast<Control*>(&header), sizeof header},
-                   {const_cast<int*>(fds), header.fd_count * sizeof(int32_t)},
-                   {padding, PlanOffset(header.fd_count) - used},
-                   {const_cast<void*>(plan), header.plan_size}};
-  ssize_t want = 0;
-  for (const iovec& part : parts) want += static_cast<ssize_t>(part.iov_len);
-  if (writev(fd, parts, 4) != want) {
-    int err = errno ? errno : EIO;
-    close(fd);
-    errno = err;
-    return -1;
-  }
-  return fd;
-}
-
 }  // namespace
 
 // ---- Child
@@ -259,6 +167,14 @@ void RunChild(Child& child) {
   // Before anything is joined: what shares a PID namespace with us must not read our descriptors. CVE-2016-9962.
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   Stage("berth:enter");
+  if (NeedsGuide(plan)) {
+    char go;
+    ssize_t n;
+    do n = recv(child.sync, &go, 1, 0);
+    while (n < 0 && errno == EINTR);
+    if (n != 1 || go != 'g') _exit(0);
+  }
+  if (plan.flags & kPlanUserNamespace) BecomeUserRoot(plan.uid, plan.gid);
   struct {
     uint64_t handler, flags, restorer, mask;
   } dispose{};
@@ -270,11 +186,7 @@ void RunChild(Child& child) {
   for (uint32_t i = 0; i < plan.cgroup1.count; ++i)
     if (write(child.Fd(tasks[i]), "0", 1) != 1) Fail(child, errno, "enter cgroup");
   JoinedCgroups(child);
-  if (plan.kind == PlanKind::kExec && plan.target_flags && syscall(SYS_setns, child.target, plan.target_flags) < 0)
-    Fail(child, errno, "join the container's namespaces");
-  const Join* joins = child.Array<Join>(plan.joins);
-  for (uint32_t i = 0; i < plan.joins.count; ++i)
-    if (syscall(SYS_setns, child.Fd(joins[i].fd), joins[i].flags) < 0) Fail(child, errno, "join namespace");
+  JoinNamespaces(child);
   if (plan.flags & kPlanNewCgroupNamespace && syscall(SYS_unshare, CLONE_NEWCGROUP) < 0)
     Fail(child, errno, "make cgroup namespace");
   if (plan.keyring) JoinKeyring(child);
@@ -341,7 +253,7 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
   }
   // Joining a PID namespace only concerns children, so the caller does it around the clone and goes back to its own.
   int self = -1;
-  if (pid_namespace >= 0) {
+  if (pid_namespace >= 0 && !NeedsGuide(*plan)) {
     self = static_cast<int>(PidfdOpen(static_cast<pid_t>(syscall(SYS_getpid))));
     if (self < 0 || syscall(SYS_setns, pid_namespace, CLONE_NEWPID) < 0) {
       int err = errno;
@@ -372,27 +284,19 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
     }
   }
   int pidfd = -1;
-  CloneArgs clone = PrepareClone(plan->clone_flags, child.Fd(plan->cgroup2), &pidfd);
-  long pid = -1;
-  if (options.stub >= 0) {
-    Control header{static_cast<uint32_t>(fd_count), static_cast<uint32_t>(size), sockets[1], child.target, stdio};
-    int control = WriteControl(header, fds, bytes);
-    if (control >= 0) {
-      char name[] = "berth-init", number[16];
-      Text(number, sizeof number) << control;
-      char* const argv[] = {name, number, nullptr};
-      pid = SpawnStub(&clone, options.stub, control, &header, fds, argv);
-      int err = errno;
-      close(control);
-      errno = err;
-    }
-  } else {
+  long pid;
+  child.sync = sockets[1];
+  if (NeedsGuide(*plan)) {
+    CloneArgs clone = PrepareClone(0, -1, &pidfd);
     pid = Fork(&clone);
     if (pid == 0) {
       close(sockets[0]);
-      child.sync = sockets[1];
-      RunChild(child);
+      GuideThroughUserNamespace(child, pid_namespace, fd_count, size, options.stub);
     }
+    process->guided = true;
+  } else {
+    CloneArgs clone = PrepareClone(plan->clone_flags, child.Fd(plan->cgroup2), &pidfd);
+    pid = StartChild(child, fd_count, size, options.stub, sockets[0], &clone);
   }
   int err = errno;
   if (cpu_bytes > 0) syscall(SYS_sched_setaffinity, 0, cpu_bytes, cpus);
@@ -427,6 +331,16 @@ Progress Continue(Process* process, bool wait, Failure* failure, const Observer&
   if (got == 1 && message.type == MessageType::kReady && !process->released) return Progress::kReady;
   if (got == 1 && message.type == MessageType::kTerminal && fd >= 0 && process->terminal < 0) {
     process->terminal = fd;
+    return Progress::kMore;
+  }
+  if (got == 1 && message.type == MessageType::kPid && fd >= 0 && process->guided) {
+    Reap(process->pidfd);  // it has nothing left to do but to end
+    close(process->pidfd);
+    process->pid = message.sys;
+    process->pidfd = fd;
+    process->guided = false;
+    char go = 'g';
+    (void)send(process->sync, &go, 1, MSG_NOSIGNAL);  // when it is gone, the next message says so
     return Progress::kMore;
   }
   if (got == 1 && message.type == MessageType::kEnvironment && !process->released) {

@@ -30,6 +30,7 @@ struct Process {
   int terminal = -1;  // pty master, owned by the caller, when the plan asks for one
   char warnings[512] = {};  // lines: what was asked for and could not be given ("rlimit 7: hard limit clamped to 1024")
   bool released = false;    // Release was called
+  bool guided = false;      // pid and pidfd are still those of the guide into a user namespace
 };
 
 // What the caller does in the middle of a set-up or a start. Null: a plan that needs it fails.

@@ -32,7 +32,8 @@ enum class OpKind : uint32_t {
   kNode = 3,        // device node or fifo: `mode` with S_IFMT, major, minor, uid, gid
   kSymlink = 4,     // `target` -> `source`; an existing entry is left alone
   kAttributes = 5,  // mount attributes of what is mounted at `target` (read-only after it has been filled)
-  kRemount = 6,     // mount(2) MS_REMOUNT of `target` with ms_flags and data
+  kRemount = 6,     // mount(2) MS_REMOUNT of `target` with ms_flags and data; flags that are set there and that
+                    // attr_clear (MOUNT_ATTR_*) does not name stay
 };
 
 enum OpFlags : uint32_t {
@@ -43,6 +44,10 @@ enum OpFlags : uint32_t {
   kOpRecursive = 1u << 4,   // attributes for the whole tree
   kOpOverProc = 1u << 5,    // the target may lie inside procfs
   kOpOptional = 1u << 6,    // a filesystem type the kernel lacks (ENODEV) is skipped
+  kOpEarly = 1u << 7,     // kFilesystem in a user namespace: made before the old root goes, attached in its turn; when
+                          // that is refused, fds[fd] is attached instead
+  kOpCopyUp = 1u << 8,    // kFilesystem, tmpfs: begins with a copy of the directory that it covers
+  kOpKeepMode = 1u << 9,  // kFilesystem, tmpfs: its root has the mode of the directory that it covers
 };
 
 struct Op {
@@ -114,6 +119,8 @@ enum PlanFlags : uint32_t {
   kPlanPersonality = 1u << 14,
   kPlanMemoryPolicy = 1u << 15,
   kPlanAllCpus = 1u << 16,  // undo what CPU affinity was inherited: the caller's is its own affair
+  kPlanUserNamespace = 1u << 17,  // the process is in a user namespace other than the host's first one
+  kPlanJoinMount = 1u << 18,      // one of `joins` is a mount namespace: its root stays, ours is a chroot in it
   kPlanNoPivot = 1u << 11,  // chroot after move_mount onto / where pivot_root is impossible (initramfs)
 };
 
@@ -126,13 +133,14 @@ struct Plan {
   uint32_t fd_count = 0;  // every FdIndex is below
 
   // Namespaces and cgroups
-  uint64_t clone_flags = 0;    // new ones, for the one clone3
-  FdIndex pid_namespace = -1;  // joined by the parent around the clone (namespace fd or pidfd)
-  FdIndex target = -1;         // exec: pidfd of the container's first process
-  uint32_t target_flags = 0;   // exec: CLONE_NEW* to join from it, without CLONE_NEWPID
-  FdIndex cgroup2 = -1;        // directory for CLONE_INTO_CGROUP
-  Slice cgroup1;               // FdIndex[]: `tasks` files to which the child writes 0
-  Slice joins;                 // Join[], after the clone
+  uint64_t clone_flags = 0;     // new ones, for the one clone3
+  FdIndex user_namespace = -1;  // joined first (by a guide, clone.h); every new namespace is owned by it
+  FdIndex pid_namespace = -1;   // joined by the parent around the clone (namespace fd or pidfd)
+  FdIndex target = -1;          // exec: pidfd of the container's first process
+  uint32_t target_flags = 0;    // exec: CLONE_NEW* to join from it; CLONE_NEWPID only together with CLONE_NEWUSER
+  FdIndex cgroup2 = -1;         // directory for CLONE_INTO_CGROUP
+  Slice cgroup1;                // FdIndex[]: `tasks` files to which the child writes 0
+  Slice joins;                  // Join[], after the clone
 
   // The file tree (containers)
   FdIndex rootfs = -1;            // detached mount

@@ -55,7 +55,8 @@ struct Checker {
     if (!Text(p.hostname) || !Text(p.domainname) || !Text(p.path) || !Text(p.cwd) || !Text(p.keyring) ||
         !Text(p.apparmor) || !Text(p.selinux) || !p.cwd)
       return false;
-    if (!Fd(p.pid_namespace) || !Fd(p.target) || !Fd(p.cgroup2) || !Fd(p.rootfs) || !Fd(p.null_tree) || !Fd(p.listen))
+    if (!Fd(p.user_namespace) || !Fd(p.pid_namespace) || !Fd(p.target) || !Fd(p.cgroup2) || !Fd(p.rootfs) ||
+        !Fd(p.null_tree) || !Fd(p.listen))
       return false;
     if (p.kind == PlanKind::kContainer && p.rootfs < 0) return false;
     if (!Texts(p.masked) || !Texts(p.readonly_paths) || !Texts(p.args) || !Texts(p.env) || p.args.count == 0)

@@ -94,18 +94,79 @@ int OpenOpTarget(const Child& child, const Op& op) {
   return target;
 }
 
-void MountFilesystem(Child& child, const Op& op) {
+// "gid=5" has no meaning where group 5 is not mapped.
+void WithoutGid(const char* data, char* out, size_t size) {
+  Text text(out, size);
+  for (const char* p = data; *p;) {
+    const char* end = strchr(p, ',');
+    size_t n = end ? static_cast<size_t>(end - p) : strlen(p);
+    char word[256];
+    if (n > 0 && n < sizeof word && !StartsWith(p, "gid=")) {
+      memcpy(word, p, n);
+      word[n] = 0;
+      text << (*out ? "," : "") << word;
+    }
+    p += n + (end ? 1 : 0);
+  }
+}
+
+long MountHere(const Child& child, const Op& op, const char* data) {
+  long done = Mount(child.String(op.source), ".", child.String(op.type), op.ms_flags, data);
+  if (done == 0 || errno != EINVAL || !data || !(op.flags & kOpDevpts) || !(child.plan->flags & kPlanUserNamespace))
+    return done;
+  char rest[1024];
+  WithoutGid(data, rest, sizeof rest);
+  return Mount(child.String(op.source), ".", child.String(op.type), op.ms_flags, rest);
+}
+
+void MountEarly(Child& child, const Op& op, int index) {
   int target = OpenOpTarget(child, op);
+  if (MoveMount(child.early[index], target) < 0) FailOp(child, op, errno);
+  close(child.early[index]);
+  child.early[index] = -1;
+  if (op.flags & kOpProc) {
+    struct stat st;
+    int mounted = OpenTarget(child, child.String(op.target), O_DIRECTORY, true);
+    if (mounted < 0 || FilesystemMagic(mounted) != kProcMagic || fstat(mounted, &st) < 0 || st.st_ino != kProcRootInode)
+      RefuseOp(child, op, "what is there now is not procfs");
+    child.proc = mounted;
+  }
+  close(target);
+}
+
+void MountFilesystem(Child& child, const Op& op) {
+  int target;
+  char data[4096];
+  const char* options = op.data ? child.String(op.data) : nullptr;
+  if (op.flags & kOpKeepMode) {
+    // As runc has it: a tmpfs without a mode of its own on a directory of the image looks like that directory.
+    struct stat st;
+    target = OpenTarget(child, child.String(op.target), O_DIRECTORY, op.flags & kOpNoSymlinks);
+    if (target >= 0) {
+      if (fstat(target, &st) < 0) FailOp(child, op, errno);
+      char mode[5] = {static_cast<char>('0' + (st.st_mode >> 9 & 7)), static_cast<char>('0' + (st.st_mode >> 6 & 7)),
+                      static_cast<char>('0' + (st.st_mode >> 3 & 7)), static_cast<char>('0' + (st.st_mode & 7)), 0};
+      Text(data, sizeof data) << "mode=" << mode << (options ? "," : "") << options;
+      options = data;
+      close(target);
+    }
+  }
+  target = OpenOpTarget(child, op);
   const char* path = child.String(op.target);
   // "." after fchdir is the mount point itself: as safe as mounting on a descriptor, and two calls instead of seven.
   if (fchdir(target) < 0) FailOp(child, op, errno);
-  if (Mount(child.String(op.source), ".", child.String(op.type), op.ms_flags,
-            op.data ? child.String(op.data) : nullptr) < 0) {
+  if (MountHere(child, op, options) < 0) {
     if (errno == ENODEV && (op.flags & kOpOptional)) {
       close(target);
       return;
     }
     FailOp(child, op, errno);
+  }
+  if (op.flags & kOpCopyUp) {
+    int mounted = OpenTarget(child, path, O_DIRECTORY, true);
+    if (mounted < 0) FailOp(child, op, errno);
+    CopyUp(child, target, mounted, path);
+    close(mounted);
   }
   close(target);
   bool is_dev = strcmp(path, "/dev") == 0;
@@ -144,6 +205,34 @@ void AttachTree(Child& child, const Op& op) {
   close(target);
 }
 
+// mount(2) sets the flags of the mount to exactly those given. What is set and not asked away stays: a remount for one
+// flag must not open what another closed, and in a user namespace locked flags may not be left out at all.
+void Remount(Child& child, const Op& op) {
+  int fd = OpenTarget(child, child.String(op.target), 0, op.flags & kOpNoSymlinks);
+  struct statfs now;
+  if (fd < 0 || fstatfs(fd, &now) < 0) FailOp(child, op, errno);
+  if (op.ms_flags & MS_BIND) {
+    if (MountSetAttr(fd, false, op.attr_set, op.attr_clear, 0) < 0) FailOp(child, op, errno);
+  } else {
+    constexpr struct {
+      uint64_t st, ms, attr;
+    } kFlags[] = {{1, MS_RDONLY, MOUNT_ATTR_RDONLY},      {2, MS_NOSUID, MOUNT_ATTR_NOSUID},
+                  {4, MS_NODEV, MOUNT_ATTR_NODEV},        {8, MS_NOEXEC, MOUNT_ATTR_NOEXEC},
+                  {1024, MS_NOATIME, MOUNT_ATTR__ATIME},  {2048, MS_NODIRATIME, MOUNT_ATTR_NODIRATIME},
+                  {4096, MS_RELATIME, MOUNT_ATTR__ATIME}, {8192, 256, MOUNT_ATTR_NOSYMFOLLOW}};
+    uint64_t flags = op.ms_flags;
+    for (const auto& f : kFlags)
+      if (static_cast<uint64_t>(now.f_flags) & f.st && !(op.attr_clear & f.attr)) flags |= f.ms;
+    int path = OpenTarget(child, child.String(op.target), O_DIRECTORY, op.flags & kOpNoSymlinks);
+    if (path < 0 || fchdir(path) < 0) FailOp(child, op, errno);
+    if (Mount(nullptr, ".", nullptr, flags | MS_REMOUNT, op.data ? child.String(op.data) : nullptr) < 0)
+      FailOp(child, op, errno);
+    close(path);
+  }
+  if (op.propagation && MountSetAttr(fd, op.flags & kOpRecursive, 0, 0, op.propagation) < 0) FailOp(child, op, errno);
+  close(fd);
+}
+
 void MakeNode(Child& child, const Op& op) {
   const char* name;
   int dir = OpenParent(child, child.String(op.target), op.flags & kOpNoSymlinks, &name);
@@ -162,6 +251,9 @@ void MakeNode(Child& child, const Op& op) {
       Fail(child, 0, "make device ", child.String(op.target), ": another file is there");
     }
     if ((op.uid || op.gid) && fchownat(node, "", op.uid, op.gid, kEmpty) < 0) FailOp(child, op, errno);
+    // Nothing of the container runs yet: `name` is still what was looked at.
+    if (!made && (st.st_mode & 07777) != (op.mode & 07777) && fchmodat(dir, name, op.mode & 07777, 0) < 0)
+      FailOp(child, op, errno);
     if (is_null && child.null < 0)
       child.null = node;
     else
@@ -281,9 +373,42 @@ int ProcOf(Child& child) {
 
 namespace {
 
+void MakeEarly(Child& child) {
+  const Op* ops = child.Array<Op>(child.plan->ops);
+  uint32_t used = 0;
+  for (uint32_t i = 0; i < child.plan->ops.count; ++i) {
+    const Op& op = ops[i];
+    if (!(op.flags & kOpEarly)) continue;
+    if (used == Child::kMaxEarly) RefuseOp(child, op, "too many mounts of procfs and sysfs for a user namespace");
+    int fs = static_cast<int>(FsOpen(child.String(op.type)));
+    bool ok = fs >= 0 && FsConfig(fs, FSCONFIG_SET_STRING, "source", child.String(op.source)) == 0;
+    for (const char* p = op.data ? child.String(op.data) : ""; ok && *p;) {
+      const char* end = strchr(p, ',');
+      size_t n = end ? static_cast<size_t>(end - p) : strlen(p);
+      char word[256];
+      if (n >= sizeof word) RefuseOp(child, op, "an option is too long");
+      memcpy(word, p, n);
+      word[n] = 0;
+      char* value = strchr(word, '=');
+      if (value) *value++ = 0;
+      ok = FsConfig(fs, value ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG, word, value) == 0;
+      p += n + (end ? 1 : 0);
+    }
+    ok = ok && FsConfig(fs, FSCONFIG_CMD_CREATE, nullptr, nullptr) == 0;
+    // Read-only, nosuid, nodev and noexec have the same numbers in both interfaces.
+    int tree = ok ? static_cast<int>(FsMount(fs, op.ms_flags & 15)) : -1;
+    int err = errno;
+    if (fs >= 0) close(fs);
+    if (tree < 0 && err == EPERM && op.fd >= 0) tree = fcntl(child.Fd(op.fd), F_DUPFD_CLOEXEC, 3);
+    if (tree < 0) FailOp(child, op, err);
+    Reattribute(child, op, tree);
+    child.early[used++] = tree;
+  }
+}
+
 // From the working directory, a mount, to it as the root.
 void PivotInto(Child& child) {
-  if (child.plan->flags & kPlanNoPivot) {
+  if (child.plan->flags & (kPlanNoPivot | kPlanJoinMount)) {
     if (chroot(".") < 0) Fail(child, errno, "chroot into root filesystem");
   } else {
     if (PivotRoot(".", ".") < 0) Fail(child, errno, "pivot_root");
@@ -296,8 +421,17 @@ void PivotInto(Child& child) {
 
 void EnterRoot(Child& child) {
   int root = child.Fd(child.plan->rootfs);
-  // Nothing that happens here may travel back to the namespace this one was copied from.
-  if (Mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) Fail(child, errno, "make mounts private");
+  const uint32_t flags = child.plan->flags;
+  if (flags & kPlanUserNamespace) MakeEarly(child);
+  // Nothing that happens here may travel back to the namespace this one was copied from. Of a namespace that others
+  // live in only the mount that is to be covered changes.
+  if (Mount(nullptr, "/", nullptr, (flags & kPlanJoinMount ? 0 : MS_REC) | MS_PRIVATE, nullptr) < 0)
+    Fail(child, errno, "make mounts private");
+  if (flags & kPlanNoPivot && !(flags & kPlanJoinMount) && !child.plan->host_root) {
+    // What a chroot leaves in reach must at least not be the host's whole procfs and sysfs.
+    Umount("/proc", kMntDetach);
+    Umount("/sys", kMntDetach);
+  }
   const char* where = child.plan->host_root ? child.String(child.plan->host_root) : "/";
   if (MoveMount(root, where) < 0) Fail(child, errno, "attach root filesystem");
   if (fchdir(root) < 0) Fail(child, errno, "enter root filesystem");
@@ -324,11 +458,15 @@ void LeaveHost(Child& child) {
 
 void BuildTree(Child& child) {
   const Op* ops = child.Array<Op>(child.plan->ops);
+  int early = 0;
   for (uint32_t i = 0; i < child.plan->ops.count; ++i) {
     const Op& op = ops[i];
     switch (op.kind) {
       case OpKind::kFilesystem:
-        MountFilesystem(child, op);
+        if (op.flags & kOpEarly)
+          MountEarly(child, op, early++);
+        else
+          MountFilesystem(child, op);
         break;
       case OpKind::kTree:
         AttachTree(child, op);
@@ -347,11 +485,7 @@ void BuildTree(Child& child) {
         break;
       }
       case OpKind::kRemount: {
-        int fd = OpenTarget(child, child.String(op.target), 0, op.flags & kOpNoSymlinks);
-        if (fd < 0 || fchdir(fd) < 0) FailOp(child, op, errno);
-        if (Mount(nullptr, ".", nullptr, op.ms_flags | MS_REMOUNT, op.data ? child.String(op.data) : nullptr) < 0)
-          FailOp(child, op, errno);
-        close(fd);
+        Remount(child, op);
         break;
       }
     }

@@ -313,4 +313,38 @@ Result<void> Remove(const Group& group) {
   return Remove(*TRY(Host()), group, Deadline::After(std::chrono::seconds(2)));
 }
 
+std::string OwnPath(const std::string& mount) {
+  auto layout = Host();
+  auto text = ReadControl("/proc/self/cgroup");
+  if (!layout || !text) return "";
+  std::string controller;  // as the line has it: "4:memory:/path", "1:name=systemd:/path", "0::/path" for version 2
+  for (const Hierarchy& h : (*layout)->v1)
+    if (h.mount == mount) controller = h.controllers.front();
+  for (const std::string& line : Words(*text, '\n')) {
+    size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    auto names = Words(std::string_view(line).substr(first + 1, second - first - 1), ',');
+    bool ours = controller.empty() ? names.empty() : std::find(names.begin(), names.end(), controller) != names.end();
+    if (!ours) continue;
+    std::string path = line.substr(second + 1);
+    return path == "/" || !Exists(mount + path) ? "" : path;
+  }
+  return "";
+}
+
+Result<void> Delegate(const Layout& layout, const Group& group, uint32_t uid) {
+  if (!layout.unified() || group.path.empty()) return {};
+  std::string dir = layout.v2 + group.path;
+  if (::chown(dir.c_str(), uid, static_cast<gid_t>(-1)) < 0) return SysErr("chown {}", dir);
+  auto text = ReadControl("/sys/kernel/cgroup/delegate");
+  std::vector<std::string> files = {"cgroup.procs", "cgroup.subtree_control", "cgroup.threads"};
+  if (text) files = Words(*text, '\n');
+  for (const std::string& file : files) {
+    if (file.find('/') != std::string::npos) continue;
+    if (::chown((dir + "/" + file).c_str(), uid, static_cast<gid_t>(-1)) < 0 && errno != ENOENT)
+      return SysErr("chown {}/{}", dir, file);
+  }
+  return {};
+}
+
 }  // namespace berth::runtime::cgroup

@@ -80,6 +80,12 @@ Result<void> WaitEmpty(const Layout& layout, const Group& group, const Deadline&
 Result<void> Remove(const Layout& layout, const Group& group, const Deadline& until);
 Result<void> Remove(const Group& group);  // Host(), at most 2 s
 
+// The calling process's own group ("/user.slice/...") in the hierarchy that is mounted there; "" when it is the root.
+std::string OwnPath(const std::string& mount);
+// Makes `uid` the owner of the group's directory and of the files that the kernel allows to be delegated
+// (/sys/kernel/cgroup/delegate). Version 2 only; files that are not there are passed over.
+Result<void> Delegate(const Layout& layout, const Group& group, uint32_t uid);
+
 // Stops or continues every process of the subtree; returns when the kernel says that it is done. When stopping takes longer
 // than the deadline allows (a process in uninterruptible sleep, version 1 while it forks without end), all go on and the
 // error is the deadline's. kNotFound: no such group.

@@ -86,6 +86,7 @@ Options ParseOptions(const std::vector<std::string>& words) {
     }
     if (word == "idmap" || word == "ridmap") {
       o.idmap = true;
+      o.idmap_recursive = word[0] == 'r';
       continue;
     }
     bool found = false;
@@ -160,6 +161,13 @@ Result<void> Configure(int tree, const Options& o, bool single) {
   if (!recursive) top.propagation = propagation;
   if (top.attr_set || top.attr_clr || top.propagation) TRY(SetAttr(tree, 0, top, "set attributes of a mount"));
   return {};
+}
+
+Result<void> MapIds(int tree, int user_namespace, bool recursive) {
+  mount_attr attr{};
+  attr.attr_set = MOUNT_ATTR_IDMAP;
+  attr.userns_fd = static_cast<uint64_t>(user_namespace);
+  return SetAttr(tree, recursive ? kTree : 0, attr, "map the ids of a mount");
 }
 
 Result<unique_fd> NewTmpfs(std::string_view options, bool readonly) {

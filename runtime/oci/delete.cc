@@ -50,6 +50,8 @@ Result<void> Pause(const RuntimeHost& host, const std::string& id, bool paused) 
   if (paused && status != Status::kRunning && status != Status::kCreated)
     return Err(Code::kConflict, "container not running or created: {}", StatusName(status));
   if (!paused && status != Status::kPaused) return Err(Code::kConflict, "container not paused");
+  if (state.cgroup.empty())
+    return Err(Code::kFailedPrecondition, "container {} has no cgroup: it cannot be paused or resumed", id);
   return cgroup::Freeze(*TRY(cgroup::Host()), cgroup::Group{state.cgroup}, paused,
                         Deadline::After(std::chrono::seconds(10)));
 }
@@ -58,6 +60,8 @@ Result<void> Update(const RuntimeHost& host, const std::string& id, const Resour
   ContainerDir dir = TRY(ContainerDir::Find(host.root, id));
   StateRecord state = TRY(dir.ReadState());
   if (TRY(StatusOf(dir, state)) == Status::kStopped) return Err(Code::kConflict, "container not running");
+  if (state.cgroup.empty())
+    return Err(Code::kFailedPrecondition, "container {} has no cgroup: it has no limits to update", id);
   return cgroup::Update(*TRY(cgroup::Host()), cgroup::Group{state.cgroup}, resources);
 }
 

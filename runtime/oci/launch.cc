@@ -189,6 +189,7 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   in.attended = true;
   in.listen = listener.get();
   in.seccomp_cache = host.root + "/.seccomp";
+  TRY(Unprivilege(host, spec, &in));
   Prepared prepared = TRY(MakePlan(in));
   undo.Add("remove cgroup", [group = prepared.cgroup] { return cgroup::Remove(group); });
   for (const std::string& w : prepared.warnings) host.warn(w);
@@ -225,6 +226,7 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
     KillAndReap(&out.process);
     return {};
   });
+  if (prepared.cgroup_owner) TRY(cgroup::Delegate(*TRY(cgroup::Host()), prepared.cgroup, *prepared.cgroup_owner));
   for (char* line = out.process.warnings; *line;) {
     char* end = strchrnul(line, '\n');
     host.warn(std::string(line, end));

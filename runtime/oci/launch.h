@@ -32,6 +32,10 @@ Result<void> WritePidFile(const std::string& path, pid_t pid);
 Result<void> SendTerminal(const std::string& socket_path, int master);
 // Waits for the child and relays: signals of ours to it, and bytes between our streams and `terminal` when it is one.
 Result<int> Attend(pid_t pid, int pidfd, int terminal);
+// rootless.cc. A process without root enters the container's user namespace itself, and a mount namespace with it,
+// before it plans: only there may it mount. Its rights outside stay those of its user. Sets in->user_entered, nested,
+// cgroup_optional.
+Result<void> Unprivilege(const RuntimeHost& host, const Spec& spec, PlanInput* in);
 // "/berth-oci-<id>" by default; cgroupsPath as it is when absolute, "/berth-oci-<cgroupsPath>" when relative.
 Result<std::string> CgroupPath(const RuntimeHost& host, const Spec& spec, const std::string& id);
 

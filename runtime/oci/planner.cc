@@ -2,10 +2,8 @@
 
 #include <fcntl.h>
 #include <linux/mount.h>
-#include <linux/nsfs.h>
 #include <linux/seccomp.h>
 #include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -15,6 +13,7 @@
 #include "runtime/linux/devices.h"
 #include "runtime/linux/mount.h"
 #include "runtime/linux/names.h"
+#include "runtime/linux/namespaces.h"
 #include "runtime/linux/seccomp.h"
 #include "runtime/oci/plan_writer.h"
 #include "runtime/oci/planner_mounts.h"
@@ -26,45 +25,81 @@ namespace {
 
 using init::Plan;
 
-uint64_t NamespaceFlag(std::string_view type) {
-  if (type == "pid") return CLONE_NEWPID;
-  if (type == "network") return CLONE_NEWNET;
-  if (type == "mount") return CLONE_NEWNS;
-  if (type == "ipc") return CLONE_NEWIPC;
-  if (type == "uts") return CLONE_NEWUTS;
-  return CLONE_NEWCGROUP;
-}
-
 Result<unique_fd> OpenNamespace(const Namespace& ns, const std::string& at) {
-  unique_fd fd = TRY_CTX(Open(ns.path, O_RDONLY), "{}.path", at);
-  int type = ::ioctl(fd.get(), NS_GET_NSTYPE);
-  if (type < 0 || static_cast<uint64_t>(type) != NamespaceFlag(ns.type))
-    return Err(Code::kInvalidArgument, "{}.path: {} is not a {} namespace", at, ns.path, ns.type);
-  return fd;
+  return TRY_CTX(namespaces::OpenAt(ns.path, ns.type), "{}.path", at);
 }
 
-Result<void> WriteNamespaces(PlanWriter& w, const PlanInput& in) {
+// The user namespace, before all others: it owns the new ones.
+Result<void> WriteUserNamespace(PlanWriter& w, const PlanInput& in, Scope* scope) {
+  scope->user_mode = in.nested || in.user_entered;
+  unique_fd fd;
+  const auto& list = in.spec->linux->namespaces;
+  auto listed = std::find_if(list.begin(), list.end(), [](const Namespace& ns) { return ns.type == "user"; });
+  if (in.user_namespace >= 0) {
+    fd.reset(::fcntl(in.user_namespace, F_DUPFD_CLOEXEC, 3));
+    if (!fd) return SysErr("duplicate the user namespace's descriptor");
+  } else if (listed == list.end()) {
+  } else if (in.user_entered) {
+    unique_fd own = TRY(Open("/proc/self/ns/user", O_RDONLY));
+    scope->user = own.get();
+    w.Fd(std::move(own));
+  } else if (listed->path.empty()) {
+    fd = TRY_CTX(namespaces::MakeUser(in.spec->linux->uidMappings, in.spec->linux->gidMappings), "linux.uidMappings");
+  } else {
+    fd = TRY(OpenNamespace(*listed, fmt::format("linux.namespaces[{}]", listed - list.begin())));
+    if (namespaces::IsOwn(fd.get(), "user")) fd.reset();  // cannot be entered again
+  }
+  if (fd) {
+    scope->user_mode = true;
+    scope->user = fd.get();
+    w.plan.user_namespace = w.Fd(std::move(fd));
+  }
+  if (scope->user_mode) w.plan.flags |= init::kPlanUserNamespace;
+  return {};
+}
+
+Result<Scope> WriteNamespaces(PlanWriter& w, const PlanInput& in) {
   Plan& plan = w.plan;
+  Scope scope;
+  scope.pid = in.pid_namespace >= 0 || in.caller_pid;
+  scope.net = scope.ipc = scope.cgroup = false;
+  TRY(WriteUserNamespace(w, in, &scope));
   std::vector<init::Join> joins;
+  std::optional<init::Join> mount;
   const auto& list = in.spec->linux->namespaces;
   for (size_t i = 0; i < list.size(); ++i) {
     const Namespace& ns = list[i];
     std::string at = fmt::format("linux.namespaces[{}]", i);
-    if (ns.type == "pid" && (in.pid_namespace >= 0 || in.caller_pid)) continue;
-    if (ns.path.empty()) {
+    if (ns.type == "user" || (ns.type == "pid" && (in.pid_namespace >= 0 || in.caller_pid))) continue;
+    scope.pid = scope.pid || ns.type == "pid";
+    scope.net = scope.net || ns.type == "network";
+    scope.ipc = scope.ipc || ns.type == "ipc";
+    scope.cgroup = scope.cgroup || ns.type == "cgroup";
+    auto flag = static_cast<uint32_t>(namespaces::Flag(ns.type));
+    if (ns.path.empty() && ns.type != "time") {
       if (ns.type == "cgroup")
         plan.flags |= init::kPlanNewCgroupNamespace;
       else
-        plan.clone_flags |= NamespaceFlag(ns.type);
+        plan.clone_flags |= flag;
       if (ns.type == "network") plan.flags |= init::kPlanLoopbackUp;
       continue;
     }
-    unique_fd fd = TRY(OpenNamespace(ns, at));
-    if (ns.type == "pid")
+    unique_fd fd = ns.path.empty()
+                       ? TRY_CTX(namespaces::MakeTime(in.user_entered ? -1 : scope.user, in.spec->linux->timeOffsets),
+                                 "linux.timeOffsets")
+                       : TRY(OpenNamespace(ns, at));
+    if (ns.type == "pid") {
       plan.pid_namespace = w.Fd(std::move(fd));
-    else
-      joins.push_back({w.Fd(std::move(fd)), static_cast<uint32_t>(NamespaceFlag(ns.type))});
+    } else if (ns.type == "mount") {
+      if (namespaces::IsOwn(fd.get(), "mount"))
+        return Err(Code::kInvalidArgument, "{}.path: {} is the runtime's own mount namespace", at, ns.path);
+      mount = init::Join{w.Fd(std::move(fd)), flag};
+      plan.flags |= init::kPlanJoinMount;
+    } else {
+      joins.push_back({w.Fd(std::move(fd)), flag});
+    }
   }
+  if (mount) joins.push_back(*mount);  // last: it takes the process's root with it
   if (in.caller_pid) {
     plan.flags |= init::kPlanCallerPid;
   } else if (in.pid_namespace >= 0) {
@@ -73,7 +108,7 @@ Result<void> WriteNamespaces(PlanWriter& w, const PlanInput& in) {
     plan.pid_namespace = w.Fd(unique_fd(copy));
   }
   plan.joins = w.Array(joins);
-  return {};
+  return scope;
 }
 
 Result<void> WriteEntry(PlanWriter& w, const cgroup::Group& group) {
@@ -93,16 +128,26 @@ Result<void> WriteRoot(PlanWriter& w, const PlanInput& in) {
     if (!in.spec->root || in.spec->root->path.empty()) return Err(Code::kInvalidArgument, "root.path: missing");
     std::string path = in.spec->root->path;
     if (path[0] != '/') path = in.bundle + "/" + path;
-    struct stat st;
-    if (::stat(path.c_str(), &st) < 0) return SysErr("root.path: {}", path);
-    if (!S_ISDIR(st.st_mode)) return Err(Code::kInvalidArgument, "root.path: {} is not a directory", path);
-    root = TRY_CTX(mount::CloneTree(path, true), "root.path");
+    auto tree = mount::CloneTree(path + "/.", true);  // the dot: of a directory only
+    if (!tree) {
+      if (tree.error().sys == ENOTDIR) return Err(Code::kInvalidArgument, "root.path: {} is not a directory", path);
+      errno = tree.error().sys;
+      return SysErr("root.path: {}", path);
+    }
+    root = std::move(*tree);
   }
-  TRY_CTX(mount::Configure(root.get(), {}), "root filesystem");
+  // While it is furnished nothing may travel out of it; with a master it follows the host (shared: also, at the end).
+  const std::string& p = in.spec->linux->rootfsPropagation;
+  bool follows = p.ends_with("slave") || p.ends_with("shared");
+  mount::Options how;
+  if (follows) {
+    how.propagation = MS_SLAVE;
+    how.propagation_recursive = true;
+  }
+  TRY_CTX(mount::Configure(root.get(), how), "root filesystem");
   w.plan.rootfs = w.Fd(std::move(root));
   if (in.spec->root && in.spec->root->readonly) w.plan.flags |= init::kPlanReadonlyRoot;
   if (in.no_pivot) w.plan.flags |= init::kPlanNoPivot;
-  const std::string& p = in.spec->linux->rootfsPropagation;
   if (!p.empty()) {
     std::string_view name = p;
     uint64_t recursive = 0;
@@ -146,7 +191,8 @@ void WriteCapabilities(PlanWriter& w, const Process& p, std::vector<std::string>
   unknown.erase(std::unique(unknown.begin(), unknown.end()), unknown.end());
   for (const std::string& name : unknown)
     warnings->push_back(fmt::format("capability {} is not known and is ignored", name));
-  caps::Set own = caps::OwnBounding();
+  // A user namespace has them all.
+  caps::Set own = w.plan.flags & init::kPlanUserNamespace ? ~caps::Set{0} : caps::OwnBounding();
   caps::Set lacking = (sets.bounding | sets.effective | sets.inheritable | sets.permitted | sets.ambient) & ~own;
   for (const std::string& name : caps::ToNames(lacking))
     warnings->push_back(fmt::format("capability {} cannot be granted: this host does not have it", name));
@@ -208,6 +254,31 @@ Result<void> WriteProcess(PlanWriter& w, const Process& p, const Spec* spec, boo
   return {};
 }
 
+// Host uid of the container's user when the cgroup is to be its own: only with a cgroup namespace of its own that is
+// mounted writable, and never on version 1. Nothing to do when that is root already.
+std::optional<uint32_t> CgroupOwner(const PlanInput& in, const cgroup::Group& group) {
+  const Spec& spec = *in.spec;
+  bool fresh = false, writable = false;
+  for (const Namespace& ns : spec.linux->namespaces) fresh = fresh || (ns.type == "cgroup" && ns.path.empty());
+  if (!fresh || group.path.empty()) return std::nullopt;
+  for (const Mount& m : spec.mounts) {
+    if (m.type != "cgroup" && m.type != "cgroup2") continue;
+    mount::Options o = mount::ParseOptions(m.options);
+    writable = writable || !((o.ms_flags & MS_RDONLY) || (o.tree_set & MOUNT_ATTR_RDONLY));
+  }
+  if (!writable) return std::nullopt;
+  auto layout = cgroup::Host();
+  if (!layout || !(*layout)->unified()) return std::nullopt;
+  uint32_t uid = spec.process->user.uid;
+  for (const IdMapping& m : spec.linux->uidMappings)
+    if (!in.user_entered && uid >= m.containerID && uid - m.containerID < m.size) {
+      uid = m.hostID + (uid - m.containerID);
+      break;
+    }
+  if (uid == 0) return std::nullopt;
+  return uid;
+}
+
 Resources ResourcesOf(const Spec& spec) {
   Resources r = spec.linux->resources.value_or(Resources{});
   r.devices = cgroup::WithDefaultDevices(r.devices);
@@ -221,6 +292,19 @@ bool HasLimits(const Spec& spec) {
          !r.unified.empty();
 }
 
+Result<void> MakeCgroup(PlanWriter& w, const PlanInput& in, Prepared* out, Undo* undo) {
+  const cgroup::Layout* layout = TRY(cgroup::Host());
+  cgroup::Group group = TRY(cgroup::Create(*layout, in.cgroup_path));
+  undo->Add("remove cgroup", [group] { return cgroup::Remove(group); });
+  Resources resources = ResourcesOf(*in.spec);
+  if (in.user_entered || in.nested)
+    resources.devices.clear();  // only the host's root may; there is nothing to mknod either
+  TRY(cgroup::Apply(*layout, group, resources));
+  TRY(WriteEntry(w, group));
+  out->cgroup = group;
+  return {};
+}
+
 }  // namespace
 
 Result<Prepared> MakePlan(const PlanInput& in) {
@@ -232,19 +316,23 @@ Result<Prepared> MakePlan(const PlanInput& in) {
   Undo undo;
 
   if (!in.cgroup_path.empty()) {
-    const cgroup::Layout* layout = TRY(cgroup::Host());
-    out.cgroup = TRY(cgroup::Create(*layout, in.cgroup_path));
-    undo.Add("remove cgroup", [group = out.cgroup] { return cgroup::Remove(group); });
-    TRY(cgroup::Apply(*layout, out.cgroup, ResourcesOf(spec)));
-    TRY(WriteEntry(w, out.cgroup));
+    auto made = MakeCgroup(w, in, &out, &undo);
+    if (!made) {
+      int sys = made.error().sys;
+      if (!in.cgroup_optional || (sys != EACCES && sys != EPERM && sys != EROFS && sys != ENOENT))
+        return std::unexpected(std::move(made).error());
+      if (HasLimits(spec))
+        out.warnings.push_back(fmt::format("linux.resources: ignored, no cgroup can be made: {}", made.error().what));
+    }
   } else if (HasLimits(spec)) {
     return Err(Code::kInvalidArgument, "linux.resources: limits need a cgroup of the container's own");
   }
   w.plan.kind = init::PlanKind::kContainer;
-  TRY(WriteNamespaces(w, in));
+  Scope scope = TRY(WriteNamespaces(w, in));
   TRY(WriteRoot(w, in));
   bool terminal = in.terminal || process.terminal;
-  TRY(WriteMounts(w, in, out.cgroup));
+  TRY(WriteMounts(w, in, out.cgroup, scope));
+  out.cgroup_owner = CgroupOwner(in, out.cgroup);
   w.plan.hostname = w.TextOrNone(spec.hostname);
   w.plan.domainname = w.TextOrNone(spec.domainname);
   std::vector<init::Setting> settings;
@@ -278,12 +366,30 @@ Result<Prepared> MakePlan(const PlanInput& in) {
   return out;
 }
 
+// What an exec joins: everything that may differ. With a user namespace only what is the container's own: the rest
+// belongs to the host, which the process then has no right to join.
+static uint32_t TargetFlags(const ExecInput& in) {
+  constexpr uint32_t kUsual = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
+  if (!in.spec || !in.spec->linux) return kUsual;
+  uint32_t own = 0;
+  for (const Namespace& ns : in.spec->linux->namespaces) {
+    if (ns.type == "user" && !ns.path.empty()) {
+      auto joined = namespaces::OpenAt(ns.path, "user");
+      if (joined && namespaces::IsOwn(joined->get(), "user")) continue;  // one's own cannot be joined
+    }
+    own |= static_cast<uint32_t>(namespaces::Flag(ns.type));
+  }
+  if (own & CLONE_NEWUSER) return own;
+  return kUsual | (own & static_cast<uint32_t>(namespaces::Flag("time")));
+}
+
 Result<Prepared> MakeExecPlan(const ExecInput& in) {
   TRY(ValidateProcess(*in.process));
   Prepared out;
   PlanWriter w;
   w.plan.kind = init::PlanKind::kExec;
-  w.plan.target_flags = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
+  w.plan.target_flags = TargetFlags(in);
+  if (w.plan.target_flags & CLONE_NEWUSER) w.plan.flags |= init::kPlanUserNamespace;
   if (in.target >= 0) {
     int copy = ::fcntl(in.target, F_DUPFD_CLOEXEC, 3);
     if (copy < 0) return SysErr("duplicate the container's pidfd");

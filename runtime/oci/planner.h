@@ -9,6 +9,7 @@
 //   auto prepared = TRY(oci::MakePlan({.spec = &spec, .id = id, .rootfs = fd, .cgroup_path = "/berth/p/c"}));
 //   send prepared.plan and prepared.fds to the shim, which calls init::Create(plan, size, fds, count, stdio, ...)
 //   when that fails, or at deletion:  cgroup::Remove(prepared.cgroup)
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,8 @@
 namespace berth::runtime::oci {
 
 // Namespaces follow spec.linux.namespaces: listed without path, a new one; listed with path, that one; not listed, the
-// one of the process that executes the plan. `mount` must be listed without path. The members below come on top.
+// one of the process that executes the plan. `mount` must be listed; of one with a path the container gets a chroot,
+// for others live there. New user and time namespaces are made here. The members below come on top.
 struct PlanInput {
   const Spec* spec = nullptr;  // spec.process may be absent: then only the process-less parts are checked and it fails
   std::string id;              // container id: names the session keyring and messages
@@ -34,7 +36,13 @@ struct PlanInput {
   bool caller_pid = false;     // the same, but the descriptor comes with init::Options::pid_namespace
   std::string cgroup_path;     // absolute, below every hierarchy's mount ("/berth/<pod>/<container>"); empty: the
                                // executor's cgroups are kept and spec.linux.resources must be empty
-  bool terminal = false;       // or-ed with spec.process.terminal
+  int user_namespace = -1;     // join this user namespace (a pod's), whatever the spec says; borrowed
+  bool user_entered = false;   // the calling process, which executes the plan too, has entered the user namespace that
+                              // the spec asks for (rootless): nothing is left to be done for it
+  bool nested = false;  // it is in a user namespace other than the host's first one: no device nodes can be made
+  bool cgroup_optional = false;  // rootless: where no cgroup may be made the container does without, with a warning
+                                 // when that loses limits
+  bool terminal = false;  // or-ed with spec.process.terminal
   bool new_keyring = true;
   bool no_pivot = false;
   uint32_t preserve_fds = 0;
@@ -50,6 +58,9 @@ struct Prepared {
   std::vector<unique_fd> fds;         // all O_CLOEXEC; plan.h's FdIndex counts into this
   cgroup::Group cgroup;               // made, limits written; path empty when none was asked for
   bool notifies = false;              // the seccomp filter has a listener that must be handed over (init::Observer)
+  // Delegation (runtime-spec, "Cgroup ownership"): host uid that is to own the cgroup, by cgroup::Delegate once the process
+  // exists.
+  std::optional<uint32_t> cgroup_owner;
   std::vector<std::string> warnings;  // what was asked for and cannot be given (unknown capabilities, ...)
   std::vector<int> RawFds() const {
     std::vector<int> raw;

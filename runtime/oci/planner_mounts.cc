@@ -8,6 +8,7 @@
 
 #include "base/atomic_file.h"
 #include "runtime/linux/mount.h"
+#include "runtime/linux/namespaces.h"
 
 namespace berth::runtime::oci {
 namespace {
@@ -27,6 +28,7 @@ struct Context {
   PlanWriter& w;
   const PlanInput& in;
   const cgroup::Group& group;
+  const Scope& scope;
   std::vector<Op> ops;
   bool dev_is_ours = false;  // a fresh tmpfs at /dev
 
@@ -69,19 +71,64 @@ struct Context {
     ops.push_back(op);
   }
 
-  void DefaultDevices() {
+  // What the mounts bring themselves: a host's whole list of devices (podman --privileged) has its terminals in it.
+  bool IsOfMount(const std::string& path) const {
+    for (const Mount& m : in.spec->mounts) {
+      if (m.type != "devpts" && m.type != "mqueue") continue;
+      if (path == "/dev/ptmx" && m.type == "devpts" && dev_is_ours) return true;
+      if (path.starts_with(CleanPath(m.destination) + "/")) return true;
+    }
+    return false;
+  }
+
+  // A device node. In a user namespace none can be made: the host's own is bound, if the host has it.
+  Result<void> DeviceFile(const std::string& path, uint32_t mode, uint32_t major, uint32_t minor, uint32_t uid,
+                          uint32_t gid, const std::string& at) {
+    if (!scope.user_mode || S_ISFIFO(mode)) {
+      Node(path, mode, major, minor, uid, gid);
+      return {};
+    }
+    dev_t device = makedev(major, minor);
+    auto is_it = [&](const std::string& file) {
+      struct stat st;
+      return ::stat(file.c_str(), &st) == 0 && (st.st_mode & S_IFMT) == (mode & S_IFMT) && st.st_rdev == device;
+    };
+    std::string source = path;
+    if (!is_it(source)) {
+      auto text =
+          ReadFile(fmt::format("/sys/dev/{}/{}:{}/uevent", S_ISBLK(mode) ? "block" : "char", major, minor), 4096);
+      size_t name = text ? text->find("DEVNAME=") : std::string::npos;
+      if (name != std::string::npos) source = "/dev/" + text->substr(name + 8, text->find('\n', name) - name - 8);
+      if (!is_it(source))
+        return Err(Code::kFailedPrecondition,
+                   "{}: in a user namespace devices come from the host, which has no file for {} {}:{} ({})", at,
+                   S_ISBLK(mode) ? "block device" : "character device", major, minor, path);
+    }
+    unique_fd tree = TRY_CTX(mount::CloneTree(source, false), "{}", at);
+    struct stat st;
+    if (::fstat(tree.get(), &st) < 0 || st.st_rdev != device)
+      return Err(Code::kConflict, "{}: {} has changed", at, source);
+    TRY_CTX(mount::Configure(tree.get(), {}, true), "{}", at);
+    Tree(path, std::move(tree), true, source);
+    return {};
+  }
+
+  Result<void> DefaultDevices() {
     static constexpr struct {
       const char* path;
       uint32_t major, minor;
     } kDevices[] = {{"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
                     {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0}};
-    for (const auto& d : kDevices) Node(d.path, S_IFCHR | 0666, d.major, d.minor);
+    for (const auto& d : kDevices) {
+      TRY(DeviceFile(d.path, S_IFCHR | 0666, d.major, d.minor, 0, 0, d.path));
+    }
     Link("/dev/ptmx", "pts/ptmx");
     Link("/dev/fd", "/proc/self/fd");
     Link("/dev/stdin", "/proc/self/fd/0");
     Link("/dev/stdout", "/proc/self/fd/1");
     Link("/dev/stderr", "/proc/self/fd/2");
     Link("/dev/core", "/proc/kcore");
+    return {};
   }
 
   void Attributes(Op& op, const mount::Options& o) {
@@ -92,6 +139,28 @@ struct Context {
       op.flags |= init::kOpRecursive;
     }
     if (o.propagation) op.propagation = o.propagation;
+  }
+
+  // Id-mapped mounts: with the mount's own mappings, else with the container's user namespace.
+  Result<void> MapIds(int tree, const Mount& m, const mount::Options& o, const std::string& at) {
+    if (!o.idmap && m.uidMappings.empty()) return {};
+    unique_fd made;
+    int ns = scope.user;
+    if (!m.uidMappings.empty()) {
+      made = TRY_CTX(namespaces::MakeUser(m.uidMappings, m.gidMappings), "{}.uidMappings", at);
+      ns = made.get();
+    } else if (ns < 0) {
+      return Err(
+          Code::kInvalidArgument,
+          "{}.options: idmap needs uidMappings and gidMappings of the mount, or a user namespace of the container", at);
+    }
+    if (auto done = mount::MapIds(tree, ns, o.idmap_recursive); !done) {
+      if (done.error().sys == EINVAL)
+        return Err(Code::kFailedPrecondition, "{}: the filesystem of {} cannot be id-mapped on this kernel", at,
+                   m.source);
+      return Wrap(std::move(done).error(), "{}", at);
+    }
+    return {};
   }
 
   Result<void> Bind(const Mount& m, const std::string& target, const mount::Options& o, const std::string& at) {
@@ -107,7 +176,16 @@ struct Context {
     }
     struct stat st;
     if (::fstat(tree->get(), &st) < 0) return SysErr("{}.source: {}", at, source);
-    TRY_CTX(mount::Configure(tree->get(), o, !o.recursive), "{}.options", at);
+    TRY(MapIds(tree->get(), m, o, at));
+    if (auto done = mount::Configure(tree->get(), o, !o.recursive); !done) {
+      if (done.error().code == Code::kPermissionDenied && scope.user_mode)
+        return Err(
+            Code::kPermissionDenied,
+            "{}.options: flags of the mount at {} are locked in a user namespace and cannot be cleared (ro, nosuid, "
+            "nodev, noexec, atime)",
+            at, source);
+      return Wrap(std::move(done).error(), "{}.options", at);
+    }
     if (target == "/dev") dev_is_ours = false;
     Tree(target, std::move(*tree), !S_ISDIR(st.st_mode), source);
     return {};
@@ -151,13 +229,54 @@ struct Context {
     return {};
   }
 
+  // Filesystems that show a namespace belong to its owner: of a namespace of the host a container in a user namespace
+  // can only be given the host's own mount.
+  std::string FromHost(std::string_view type) const {
+    if (!scope.user_mode) return "";
+    if (type == "sysfs" && !scope.net) return "/sys";
+    if (type == "proc" && !scope.pid) return "/proc";
+    if (type == "mqueue" && !scope.ipc) return "/dev/mqueue";
+    return "";
+  }
+
+  Result<unique_fd> HostTree(const std::string& host, const mount::Options& asked, const std::string& at) {
+    unique_fd tree = TRY_CTX(mount::CloneTree(host, true), "{}", at);
+    mount::Options o;
+    o.tree_set = asked.attr_set | asked.tree_set;
+    if (host == "/sys") o.tree_set |= MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    o.tree_set &= ~uint64_t{MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME};
+    o.propagation = MS_SLAVE;
+    o.propagation_recursive = true;
+    TRY_CTX(mount::Configure(tree.get(), o), "{}.options", at);
+    return tree;
+  }
+
+  Result<void> HostMount(const Mount& m, const std::string& host, const std::string& target, const mount::Options& o,
+                         const std::string& at) {
+    if (m.type == "mqueue" && !Exists(host)) return {};
+    if (m.type == "proc" && target != "/proc")
+      return Err(Code::kInvalidArgument, "{}.destination: procfs belongs on /proc, not {}", at, target);
+    Tree(target, TRY(HostTree(host, o, at)), false, m.type);
+    return {};
+  }
+
   Result<void> Cgroups(const std::string& target, const mount::Options& o, const std::string& at) {
     const cgroup::Layout* layout = TRY(cgroup::Host());
     // The container's own directory of each hierarchy, bound: shows what a mount from inside a cgroup namespace would
     // show, without a new superblock for each.
     auto attach = [&](const std::string& mount_point, const std::string& where) -> Result<void> {
-      unique_fd tree = TRY_CTX(mount::CloneTree(mount_point + group.path, false), "{}", at);
-      TRY_CTX(mount::Configure(tree.get(), o, true), "{}.options", at);
+      // Without a group of its own (rootless) a container sees the caller's, never writable: CVE-2023-25809. Without a
+      // cgroup namespace of its own paths mean the host's tree, which version 2 then shows whole, as runc does.
+      bool whole = layout->unified() && !scope.cgroup;
+      std::string dir = whole ? "" : group.path;
+      if (!whole && dir.empty()) dir = cgroup::OwnPath(mount_point);
+      mount::Options how = o;
+      if (group.path.empty() || (whole && scope.user_mode)) {
+        how.attr_set |= MOUNT_ATTR_RDONLY;
+        how.attr_clear &= ~uint64_t{MOUNT_ATTR_RDONLY};
+      }
+      unique_fd tree = TRY_CTX(mount::CloneTree(mount_point + dir, false), "{}", at);
+      TRY_CTX(mount::Configure(tree.get(), how, true), "{}.options", at);
       Tree(where, std::move(tree), false, "cgroup");
       return {};
     };
@@ -192,8 +311,11 @@ struct Context {
     std::string target = CleanPath(m.destination);
     if (target == "/") return Err(Code::kInvalidArgument, "{}.destination: nothing may be mounted on /", at);
     mount::Options o = mount::ParseOptions(m.options);
-    if (o.idmap) return Err(Code::kUnimplemented, "{}.options: id-mapped mounts are not supported", at);
-    if (o.copy_up) return Err(Code::kUnimplemented, "{}.options: tmpcopyup is not supported", at);
+    bool bind = o.bind || m.type == "bind";
+    if (o.copy_up && (m.type != "tmpfs" || bind))
+      return Err(Code::kInvalidArgument, "{}.options: tmpcopyup is for mounts of type tmpfs", at);
+    if ((o.idmap || !m.uidMappings.empty()) && !bind)
+      return Err(Code::kInvalidArgument, "{}.options: only bind mounts can be id-mapped", at);
     if (target == "/dev/shm" && in.shm >= 0 && m.type == "tmpfs" && !o.bind && !o.remount) {
       unique_fd tree = TRY_CTX(mount::CloneOrTake(in.shm, false), "{}: the pod's shared memory", at);
       TRY_CTX(
@@ -208,6 +330,10 @@ struct Context {
       op.flags = TargetFlags(target);
       op.target = w.Text(target);
       op.ms_flags = o.ms_flags | (o.bind ? MS_BIND : 0);
+      op.attr_set = o.attr_set;
+      op.attr_clear = o.attr_clear;
+      op.propagation = o.propagation;
+      if (o.propagation_recursive) op.flags |= init::kOpRecursive;
       op.data = w.TextOrNone(o.data);
       ops.push_back(op);
       return {};
@@ -218,6 +344,7 @@ struct Context {
     if (m.type == "cgroup" || m.type == "cgroup2") return Cgroups(target, o, at);
     if (m.type == "none") return Err(Code::kInvalidArgument, "{}.type: \"none\" needs the option bind or remount", at);
     if (!MadeInside(m.type)) return Detached(m, target, o, at);
+    if (std::string host = FromHost(m.type); !host.empty()) return HostMount(m, host, target, o, at);
     Op op;
     op.kind = OpKind::kFilesystem;
     op.flags = TargetFlags(target);
@@ -232,6 +359,17 @@ struct Context {
     }
     if (m.type == "devpts" && target == "/dev/pts") op.flags |= init::kOpDevpts;
     if (m.type == "mqueue") op.flags |= init::kOpOptional;
+    if (m.type == "tmpfs") {
+      if (o.copy_up) op.flags |= init::kOpCopyUp;
+      if (("," + o.data).find(",mode=") == std::string::npos) op.flags |= init::kOpKeepMode;
+    }
+    if (scope.user_mode && (m.type == "proc" || m.type == "sysfs")) {
+      op.flags |= init::kOpEarly;
+      if (m.type == "sysfs") {  // where something hides parts of sysfs a new instance is refused
+        auto tree = HostTree("/sys", o, at);
+        if (tree) op.fd = w.Fd(std::move(*tree));
+      }
+    }
     if (target == "/proc" && m.type != "proc")
       return Err(Code::kInvalidArgument, "{}.type: only procfs may be mounted on /proc", at);
     if (target == "/sys" && m.type != "sysfs" && m.type != "tmpfs")
@@ -240,7 +378,7 @@ struct Context {
     ops.push_back(op);
     if (target == "/dev") {
       dev_is_ours = m.type == "tmpfs";
-      if (dev_is_ours) DefaultDevices();
+      if (dev_is_ours) TRY(DefaultDevices());
     }
     return {};
   }
@@ -268,8 +406,8 @@ std::string CleanPath(std::string_view path) {
   return out.empty() ? "/" : out;
 }
 
-Result<void> WriteMounts(PlanWriter& w, const PlanInput& in, const cgroup::Group& group) {
-  Context c{w, in, group, {}, false};
+Result<void> WriteMounts(PlanWriter& w, const PlanInput& in, const cgroup::Group& group, const Scope& scope) {
+  Context c{w, in, group, scope, {}, false};
   const Spec& spec = *in.spec;
   bool dev_is_bound = false, has_dev = false;
   for (size_t i = 0; i < spec.mounts.size(); ++i) {
@@ -280,14 +418,17 @@ Result<void> WriteMounts(PlanWriter& w, const PlanInput& in, const cgroup::Group
     }
   }
   // A /dev that the caller brought is the caller's; a rootfs without a mount there gets the nodes in place.
-  if (!has_dev && !dev_is_bound) c.DefaultDevices();
-  for (const Device& d : spec.linux->devices) {
+  if (!has_dev && !dev_is_bound) TRY(c.DefaultDevices());
+  for (size_t i = 0; i < spec.linux->devices.size(); ++i) {
+    const Device& d = spec.linux->devices[i];
+    if (c.IsOfMount(CleanPath(d.path))) continue;
     uint32_t type = d.type == "b" ? S_IFBLK : d.type == "p" ? S_IFIFO : S_IFCHR;
-    c.Node(CleanPath(d.path), type | (d.fileMode.value_or(0666) & 07777), static_cast<uint32_t>(d.major),
-           static_cast<uint32_t>(d.minor), d.uid.value_or(0), d.gid.value_or(0));
+    TRY(c.DeviceFile(CleanPath(d.path), type | (d.fileMode.value_or(0666) & 07777), static_cast<uint32_t>(d.major),
+                     static_cast<uint32_t>(d.minor), d.uid.value_or(0), d.gid.value_or(0),
+                     fmt::format("linux.devices[{}]", i)));
   }
   w.plan.ops = w.Array(c.ops);
-  if (!c.dev_is_ours && !spec.linux->maskedPaths.empty()) {
+  if ((!c.dev_is_ours || scope.user_mode) && !spec.linux->maskedPaths.empty()) {
     unique_fd null = TRY(mount::CloneTree("/dev/null", false));
     struct stat st;
     if (::fstat(null.get(), &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3))

@@ -158,7 +158,10 @@ TEST(Mounts, ErrorsNameTheMount) {
   EXPECT_EQ(wrong({"/a", "bind", "", {"ro"}, {}, {}}), "mounts[1].source: missing; a bind mount needs one");
   EXPECT_EQ(wrong({"/a", "", "", {}, {}, {}}), "mounts[1].type: missing; it is neither a bind mount nor a filesystem");
   EXPECT_EQ(wrong({"/a", "bind", "/x", {"idmap", "bind"}, {}, {}}),
-            "mounts[1].options: id-mapped mounts are not supported");
+            "mounts[1].source: clone the mount of /x: No such file or directory");
+  EXPECT_EQ(wrong({"/a", "tmpfs", "", {"idmap"}, {}, {}}), "mounts[1].options: only bind mounts can be id-mapped");
+  EXPECT_EQ(wrong({"/a", "mqueue", "", {"tmpcopyup"}, {}, {}}),
+            "mounts[1].options: tmpcopyup is for mounts of type tmpfs");
 }
 
 TEST(Paths, AreCleaned) {
@@ -190,8 +193,6 @@ TEST(Validate, NamesTheMember) {
   EXPECT_EQ(Wrong(s), "linux.namespaces[2].type: pid is there twice");
   s.linux->namespaces = {{"mount", ""}, {"net", ""}};
   EXPECT_TRUE(Wrong(s).starts_with("linux.namespaces[1].type: \"net\": must be one of")) << Wrong(s);
-  s.linux->namespaces = {{"mount", ""}, {"user", ""}};
-  EXPECT_EQ(Wrong(s), "linux.namespaces[1]: user namespaces are not supported");
   s = Minimal();
   s.hostname = "x";
   EXPECT_EQ(Wrong(s), "hostname: needs a uts namespace in linux.namespaces");
@@ -204,6 +205,77 @@ TEST(Validate, NamesTheMember) {
   s = Minimal();
   s.process->oomScoreAdj = 1001;
   EXPECT_EQ(Wrong(s), "process.oomScoreAdj: 1001: must be -1000 to 1000");
+}
+
+TEST(Validate, UserNamespaces) {
+  Spec s = Minimal();
+  s.linux->uidMappings = {{0, 1000, 1}};
+  EXPECT_EQ(Wrong(s), "linux.uidMappings: needs a user namespace in linux.namespaces");
+  s.linux->namespaces.push_back({"user", ""});
+  EXPECT_EQ(Wrong(s), "linux.gidMappings: missing; the user namespace needs both mappings");
+  s.linux->gidMappings = {{0, 1000, 10}};
+  EXPECT_EQ(Wrong(s), "ok");
+  s.process->user.uid = 1;
+  EXPECT_EQ(Wrong(s), "process.user.uid: 1 is not mapped by linux.uidMappings");
+  s.process->user.uid = 0;
+  s.process->user.additionalGids = {9, 10};
+  EXPECT_EQ(Wrong(s), "process.user.additionalGids[1]: 10 is not mapped by linux.gidMappings");
+  s.process->user.additionalGids.clear();
+  s.linux->uidMappings = {{0, 1000, 5}, {4, 7000, 1}};
+  EXPECT_EQ(Wrong(s), "linux.uidMappings[1]: overlaps entry 0");
+  s.linux->uidMappings = {{0, 1000, 0}};
+  EXPECT_EQ(Wrong(s), "linux.uidMappings[0].size: must not be 0");
+  s.linux->uidMappings = {{0, 4294967290, 100}};
+  EXPECT_EQ(Wrong(s), "linux.uidMappings[0]: 100 ids from 4294967290 go beyond 4294967294");
+  s.linux->uidMappings.assign(341, {0, 1000, 1});
+  EXPECT_EQ(Wrong(s), "linux.uidMappings: 341 entries: the kernel takes 340");
+  s.linux->uidMappings.clear();
+  s.linux->gidMappings.clear();
+  EXPECT_EQ(Wrong(s), "linux.uidMappings: missing; the user namespace needs both mappings");
+  s.linux->namespaces.back().path = "/proc/1/ns/user";
+  EXPECT_EQ(Wrong(s), "ok");
+  s.mounts = {{"/a", "bind", "/a", {"bind", "idmap"}, {{0, 1, 1}}, {}}};
+  EXPECT_EQ(Wrong(s), "mounts[0].gidMappings: missing; an id-mapped mount needs both mappings");
+}
+
+TEST(Validate, TimeOffsets) {
+  Spec s = Minimal();
+  s.linux->timeOffsets = {{"monotonic", {100, 0}}};
+  EXPECT_EQ(Wrong(s), "linux.timeOffsets: needs a new time namespace in linux.namespaces");
+  s.linux->namespaces.push_back({"time", ""});
+  EXPECT_EQ(Wrong(s), "ok");
+  s.linux->timeOffsets = {{"boottime", {-1, 1'000'000'000}}};
+  EXPECT_EQ(Wrong(s), "linux.timeOffsets.boottime.nanosecs: 1000000000: must be below 1000000000");
+  s.linux->timeOffsets = {{"realtime", {1, 0}}};
+  EXPECT_EQ(Wrong(s), "linux.timeOffsets.realtime: must be monotonic or boottime");
+}
+
+TEST(Validate, NetDevices) {
+  Spec s = Minimal();
+  s.linux->netDevices = {{"eth1", {}}};
+  EXPECT_EQ(Wrong(s), "linux.netDevices: needs a network namespace in linux.namespaces");
+  s.linux->namespaces.push_back({"network", ""});
+  EXPECT_EQ(Wrong(s), "ok");
+  s.linux->netDevices = {{"eth1", {"lan%d"}}, {"eth2", {"lan%d"}}};
+  EXPECT_EQ(Wrong(s), "ok");
+  s.linux->netDevices = {{"eth1", {"lan"}}, {"eth2", {"lan"}}};
+  EXPECT_EQ(Wrong(s), "linux.netDevices.eth2.name: lan is there twice");
+  for (const char* bad : {"sixteen-letters-", "a b", "a/b", "a:b", ".", "lan%s", "%d%d"}) {
+    s.linux->netDevices = {{"eth1", {bad}}};
+    EXPECT_EQ(Wrong(s), fmt::format("linux.netDevices.eth1.name: \"{}\" is not the name of a network device", bad));
+  }
+}
+
+TEST(Validate, Devices) {
+  Spec s = Minimal();
+  s.linux->devices = {{"c", "/dev/x", 4096, 0, {}, {}, {}}};
+  EXPECT_EQ(Wrong(s), "linux.devices[0]: device number 4096:0: must be 0 to 4095, 0 to 1048575");
+  s.linux->devices = {{"c", "/dev/x", 1, 0, 1 << 20, {}, {}}};
+  EXPECT_EQ(Wrong(s), "linux.devices[0].fileMode: 1048576: must be 0 to 4095 (octal 7777)");
+  s.linux->devices = {{"c", "//", 1, 0, {}, {}, {}}};
+  EXPECT_EQ(Wrong(s), "linux.devices[0].path: \"//\" is not a file");
+  s.linux->devices = {{"p", "/dev/x", -1, -1, 0600, {}, {}}};
+  EXPECT_EQ(Wrong(s), "ok");
 }
 
 TEST(Validate, SysctlsMustBeNamespaced) {

@@ -177,8 +177,15 @@ BOOST_DESCRIBE_STRUCT(MemoryPolicy, (), (mode, nodes, flags))
 struct Personality { std::string domain; std::vector<std::string> flags; };
 BOOST_DESCRIBE_STRUCT(Personality, (), (domain, flags))
 
+struct TimeOffset { int64_t secs = 0; uint32_t nanosecs = 0; };
+BOOST_DESCRIBE_STRUCT(TimeOffset, (), (secs, nanosecs))
+struct NetDevice { std::string name; };           // in the container; empty: as on the host
+BOOST_DESCRIBE_STRUCT(NetDevice, (), (name))
+
 struct Linux {
   std::vector<IdMapping> uidMappings, gidMappings;
+  std::map<std::string, TimeOffset> timeOffsets;  // of a new time namespace: monotonic, boottime
+  std::map<std::string, NetDevice> netDevices;    // by the name on the host
   std::map<std::string, std::string> sysctl;
   std::optional<Resources> resources;
   std::string cgroupsPath;
@@ -191,7 +198,7 @@ struct Linux {
   std::optional<MemoryPolicy> memoryPolicy;
   std::optional<Personality> personality;
 };
-BOOST_DESCRIBE_STRUCT(Linux, (), (uidMappings, gidMappings, sysctl, resources, cgroupsPath, namespaces, devices, seccomp,
+BOOST_DESCRIBE_STRUCT(Linux, (), (uidMappings, gidMappings, timeOffsets, netDevices, sysctl, resources, cgroupsPath, namespaces, devices, seccomp,
                                   rootfsPropagation, mountLabel, maskedPaths, readonlyPaths, intelRdt, memoryPolicy,
                                   personality))
 

@@ -1,6 +1,7 @@
 #include "runtime/oci/validate.h"
 
 #include <sched.h>
+#include <sys/stat.h>
 
 #include "base/json.h"
 #include "runtime/linux/devices.h"
@@ -33,11 +34,7 @@ const json::Value* At(const json::Value& root, std::string_view path) {
   return v;
 }
 
-constexpr std::string_view kRefused[] = {"linux.timeOffsets",
-                                         "linux.netDevices",
-                                         "linux.uidMappings",
-                                         "linux.gidMappings",
-                                         "linux.resources.blockIO",
+constexpr std::string_view kRefused[] = {"linux.resources.blockIO",
                                          "linux.resources.network",
                                          "linux.resources.rdma",
                                          "linux.resources.memory.checkBeforeUpdate",
@@ -59,6 +56,105 @@ Result<void> CheckAbsolute(const std::string& path, const std::string& at) {
     return Err(Code::kInvalidArgument, "{}: \"{}\": must be an absolute path", at, path);
   if (path.size() >= 4096) return Err(Code::kInvalidArgument, "{}: longer than 4095 bytes", at);
   if (path.find('\0') != std::string::npos) return Err(Code::kInvalidArgument, "{}: contains a zero byte", at);
+  return {};
+}
+
+const Namespace* FindNamespace(const Spec& spec, std::string_view type) {
+  for (const Namespace& ns : spec.linux->namespaces)
+    if (ns.type == type) return &ns;
+  return nullptr;
+}
+
+// user_namespaces(7): at most 340 lines, no overlap on either side.
+Result<void> CheckMappings(const std::vector<IdMapping>& maps, const std::string& at) {
+  if (maps.size() > 340) return Err(Code::kInvalidArgument, "{}: {} entries: the kernel takes 340", at, maps.size());
+  for (size_t i = 0; i < maps.size(); ++i) {
+    const IdMapping& m = maps[i];
+    if (m.size == 0) return Err(Code::kInvalidArgument, "{}[{}].size: must not be 0", at, i);
+    for (uint64_t first : {m.containerID, m.hostID})
+      if (first + m.size > UINT32_MAX)
+        return Err(Code::kInvalidArgument, "{}[{}]: {} ids from {} go beyond 4294967294", at, i, m.size, first);
+    for (size_t j = 0; j < i; ++j) {
+      auto overlap = [&](uint64_t a, uint64_t b) { return a < b + maps[j].size && b < a + m.size; };
+      if (overlap(m.containerID, maps[j].containerID) || overlap(m.hostID, maps[j].hostID))
+        return Err(Code::kInvalidArgument, "{}[{}]: overlaps entry {}", at, i, j);
+    }
+  }
+  return {};
+}
+
+bool Mapped(const std::vector<IdMapping>& maps, uint32_t id) {
+  for (const IdMapping& m : maps)
+    if (id >= m.containerID && id - m.containerID < m.size) return true;
+  return false;
+}
+
+Result<void> CheckUserNamespace(const Spec& spec) {
+  const Linux& l = *spec.linux;
+  TRY(CheckMappings(l.uidMappings, "linux.uidMappings"));
+  TRY(CheckMappings(l.gidMappings, "linux.gidMappings"));
+  const Namespace* user = FindNamespace(spec, "user");
+  const char* missing = l.uidMappings.empty() ? "uidMappings" : "gidMappings";
+  if (!user) {
+    if (l.uidMappings.empty() && l.gidMappings.empty()) return {};
+    return Err(Code::kInvalidArgument, "linux.{}: needs a user namespace in linux.namespaces",
+               l.uidMappings.empty() ? "gidMappings" : "uidMappings");
+  }
+  if (l.uidMappings.empty() != l.gidMappings.empty() || (user->path.empty() && l.uidMappings.empty()))
+    return Err(Code::kInvalidArgument, "linux.{}: missing; the user namespace needs both mappings", missing);
+  if (l.uidMappings.empty() || !spec.process) return {};
+  const User& who = spec.process->user;
+  if (!Mapped(l.uidMappings, who.uid))
+    return Err(Code::kInvalidArgument, "process.user.uid: {} is not mapped by linux.uidMappings", who.uid);
+  if (!Mapped(l.gidMappings, who.gid))
+    return Err(Code::kInvalidArgument, "process.user.gid: {} is not mapped by linux.gidMappings", who.gid);
+  for (size_t i = 0; i < who.additionalGids.size(); ++i)
+    if (!Mapped(l.gidMappings, who.additionalGids[i]))
+      return Err(Code::kInvalidArgument, "process.user.additionalGids[{}]: {} is not mapped by linux.gidMappings", i,
+                 who.additionalGids[i]);
+  return {};
+}
+
+Result<void> CheckTimeOffsets(const Spec& spec) {
+  const auto& offsets = spec.linux->timeOffsets;
+  if (offsets.empty()) return {};
+  const Namespace* time = FindNamespace(spec, "time");
+  if (!time || !time->path.empty())
+    return Err(Code::kInvalidArgument, "linux.timeOffsets: needs a new time namespace in linux.namespaces");
+  for (const auto& [clock, offset] : offsets) {
+    if (clock != "monotonic" && clock != "boottime")
+      return Err(Code::kInvalidArgument, "linux.timeOffsets.{}: must be monotonic or boottime", clock);
+    if (offset.nanosecs >= 1'000'000'000)
+      return Err(Code::kInvalidArgument, "linux.timeOffsets.{}.nanosecs: {}: must be below 1000000000", clock,
+                 offset.nanosecs);
+  }
+  return {};
+}
+
+// What the kernel takes as a name (dev_valid_name); `%d` lets it choose a number.
+bool ValidDeviceName(const std::string& name) {
+  if (name.empty() || name.size() > 15 || name == "." || name == "..") return false;
+  for (char c : name)
+    if (c == '/' || c == ':' || c == '\0' || isspace(static_cast<unsigned char>(c))) return false;
+  return true;
+}
+
+Result<void> CheckNetDevices(const Spec& spec) {
+  const auto& devices = spec.linux->netDevices;
+  if (devices.empty()) return {};
+  if (!FindNamespace(spec, "network"))
+    return Err(Code::kInvalidArgument, "linux.netDevices: needs a network namespace in linux.namespaces");
+  std::set<std::string> names;
+  for (const auto& [host, device] : devices) {
+    if (!ValidDeviceName(host))
+      return Err(Code::kInvalidArgument, "linux.netDevices: \"{}\" is not the name of a network device", host);
+    const std::string& name = device.name.empty() ? host : device.name;
+    if (!ValidDeviceName(name) || (name.find('%') != std::string::npos && name.find("%d") != name.rfind('%')))
+      return Err(Code::kInvalidArgument, "linux.netDevices.{}.name: \"{}\" is not the name of a network device", host,
+                 name);
+    if (name.find('%') == std::string::npos && !names.insert(name).second)
+      return Err(Code::kInvalidArgument, "linux.netDevices.{}.name: {} is there twice", host, name);
+  }
   return {};
 }
 
@@ -125,8 +221,11 @@ Result<void> ValidateSpec(const Spec& spec) {
     if (m.destination.empty()) return Err(Code::kInvalidArgument, "{}.destination: missing", at);
     if (m.destination.size() >= 4000) return Err(Code::kInvalidArgument, "{}.destination: longer than 4000 bytes", at);
     TRY(CheckText(m.destination, at + ".destination"));
-    if (!m.uidMappings.empty() || !m.gidMappings.empty())
-      return Err(Code::kUnimplemented, "{}.uidMappings: id-mapped mounts are not supported", at);
+    if (m.uidMappings.empty() != m.gidMappings.empty())
+      return Err(Code::kInvalidArgument, "{}.{}: missing; an id-mapped mount needs both mappings", at,
+                 m.uidMappings.empty() ? "uidMappings" : "gidMappings");
+    TRY(CheckMappings(m.uidMappings, at + ".uidMappings"));
+    TRY(CheckMappings(m.gidMappings, at + ".gidMappings"));
   }
   if (!spec.linux) return Err(Code::kInvalidArgument, "linux: missing (a mount namespace is required)");
   const Linux& l = *spec.linux;
@@ -140,11 +239,10 @@ Result<void> ValidateSpec(const Spec& spec) {
                  "{}.type: \"{}\": must be one of pid, network, mount, ipc, uts, user, cgroup, time", at, ns.type);
     if (!seen.insert(ns.type).second) return Err(Code::kInvalidArgument, "{}.type: {} is there twice", at, ns.type);
     if (!ns.path.empty()) TRY(CheckAbsolute(ns.path, at + ".path"));
-    if (ns.type == "user" || ns.type == "time")
-      return Err(Code::kUnimplemented, "{}: {} namespaces are not supported", at, ns.type);
-    if (ns.type == "mount" && !ns.path.empty())
-      return Err(Code::kUnimplemented, "{}.path: joining a mount namespace is not supported", at);
   }
+  TRY(CheckUserNamespace(spec));
+  TRY(CheckTimeOffsets(spec));
+  TRY(CheckNetDevices(spec));
   if (!seen.contains("mount")) return Err(Code::kInvalidArgument, "linux.namespaces: a mount namespace is required");
   if (!spec.hostname.empty() && !seen.contains("uts"))
     return Err(Code::kInvalidArgument, "hostname: needs a uts namespace in linux.namespaces");
@@ -158,8 +256,13 @@ Result<void> ValidateSpec(const Spec& spec) {
     if (d.type != "c" && d.type != "b" && d.type != "u" && d.type != "p")
       return Err(Code::kInvalidArgument, "{}.type: \"{}\": must be c, b, u or p", at, d.type);
     TRY(CheckAbsolute(d.path, at + ".path"));
-    if (d.type != "p" && (d.major < 0 || d.minor < 0))
-      return Err(Code::kInvalidArgument, "{}: negative device number", at);
+    if (d.path.find_first_not_of("/.") == std::string::npos)
+      return Err(Code::kInvalidArgument, "{}.path: \"{}\" is not a file", at, d.path);
+    if (d.type != "p" && (d.major < 0 || d.major > 4095 || d.minor < 0 || d.minor > 1048575))
+      return Err(Code::kInvalidArgument, "{}: device number {}:{}: must be 0 to 4095, 0 to 1048575", at, d.major,
+                 d.minor);
+    if (d.fileMode && (*d.fileMode & ~uint32_t{S_IFMT | 07777}))
+      return Err(Code::kInvalidArgument, "{}.fileMode: {}: must be 0 to 4095 (octal 7777)", at, *d.fileMode);
   }
   for (size_t i = 0; i < l.maskedPaths.size(); ++i)
     TRY(CheckAbsolute(l.maskedPaths[i], fmt::format("linux.maskedPaths[{}]", i)));

@@ -11,10 +11,13 @@
 
 namespace berth::runtime::oci {
 
+enum class Rootless { kAuto, kYes, kNo };  // auto: yes for whoever is not root of the host
+
 struct RuntimeHost {
   std::string root = "/run/berth-oci";
-  bool systemd_cgroup = false;  // cgroupsPath is "slice:prefix:name"
-  int stub = -1;                // init::Options::stub
+  bool systemd_cgroup = false;          // cgroupsPath is "slice:prefix:name"
+  Rootless rootless = Rootless::kAuto;  // yes: a container that may have no cgroup is run without
+  int stub = -1;                        // init::Options::stub
   std::function<void(const std::string&)> warn = [](const std::string&) {};
 };
 
