@@ -31,6 +31,7 @@ void BecomeUserRoot(uint32_t uid, uint32_t gid);
 [[noreturn]] void GuideThroughUserNamespace(Child& child, int pid_namespace, size_t fd_count, size_t plan_size,
                                             int stub);
 bool NeedsGuide(const Plan& plan);
+bool HasOomScore(Child& child, int score);  // the guide may have set it; in the user namespace its file is the host's
 void JoinNamespaces(Child& child);  // what the child joins itself: all, or what a guide has left
 
 }  // namespace berth::init

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "runtime/init/child.h"
+#include "runtime/init/clone.h"
 #include "runtime/init/kernel.h"
 #include "runtime/init/text.h"
 
@@ -362,7 +363,7 @@ void ApplySettings(Child& child) {
     path.text << "sys/" << child.String(settings[i].name);
     WriteProc(child, path.bytes, RESOLVE_NO_SYMLINKS, child.String(settings[i].value), "", false, "set sysctl");
   }
-  if (plan.flags & kPlanOomScore) {
+  if (plan.flags & kPlanOomScore && !(NeedsGuide(plan) && HasOomScore(child, plan.oom_score_adj))) {
     Line<16> score;
     score.text << plan.oom_score_adj;
     WriteOwn(child, "oom_score_adj", score.bytes, "", true, "set oom_score_adj");

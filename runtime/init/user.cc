@@ -96,6 +96,9 @@ void ShowFilesystems(const Child& child, int proc) {
   int at_proc = openat(top, "proc", O_PATH | O_CLOEXEC), at_sys = openat(top, "sys", O_PATH | O_CLOEXEC);
   if (MoveMount(proc, at_proc) < 0 || MoveMount(sysfs, at_sys) < 0)
     Fail(child, errno, "show procfs to the user namespace");
+  // As the root: what is stacked on a root would be locked there for whoever comes in from the user namespace.
+  if (fchdir(top) < 0 || PivotRoot(".", ".") < 0 || Umount(".", kMntDetach) < 0)
+    Fail(child, errno, "show procfs to the user namespace");
   const int done[] = {fs, top, sys, sysfs, at_proc, at_sys};
   for (int fd : done) close(fd);
 }
@@ -127,6 +130,19 @@ void JoinAll(Child& child, int pid_namespace) {
 
 bool NeedsGuide(const Plan& plan) {
   return plan.user_namespace >= 0 || (plan.kind == PlanKind::kExec && plan.target_flags & CLONE_NEWUSER);
+}
+
+bool HasOomScore(Child& child, int score) {
+  Line<64> path;
+  path.text << static_cast<int>(syscall(SYS_getpid)) << "/oom_score_adj";
+  int fd = static_cast<int>(OpenAt2(ProcOf(child), path.bytes, O_RDONLY, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH));
+  if (fd < 0) return false;
+  char have[16] = {};
+  Line<16> want;
+  want.text << score << "\n";
+  bool same = read(fd, have, sizeof have - 1) > 0 && strcmp(have, want.bytes) == 0;
+  close(fd);
+  return same;
 }
 
 // A guide leaves the cgroup namespace: from inside it could not clone into a cgroup of the host (nsdelegate).

@@ -14,6 +14,7 @@
 #include "base/atomic_file.h"
 #include "base/undo.h"
 #include "runtime/linux/cgroup.h"
+#include "runtime/linux/net_devices.h"
 #include "runtime/oci/hooks.h"
 #include "runtime/oci/listener.h"
 #include "runtime/oci/validate.h"
@@ -47,12 +48,23 @@ struct Environment {
   HookState state;
   std::string bundle;
   std::string error;
+  const Spec* spec = nullptr;
+  bool devices_moved = false;
 };
+
+// Before hooks look at the network, when there are such hooks.
+Result<void> MoveNetDevices(const Spec& spec, int pidfd) {
+  if (spec.linux->netDevices.empty()) return {};
+  return net_devices::Move(spec.linux->netDevices, pidfd);
+}
 
 bool RunEnvironmentHooks(void* context, pid_t pid, init::Failure* failure) {
   auto& e = *static_cast<Environment*>(context);
+  unique_fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  auto done = MoveNetDevices(*e.spec, pidfd.get());
+  e.devices_moved = true;
   // Prestart hooks are of a time that knew no "creating": crun says "created" to them, and so do we.
-  auto done = RunHooks(e.hooks->prestart, "prestart", e.state.For("created", pid), e.bundle);
+  if (done) done = RunHooks(e.hooks->prestart, "prestart", e.state.For("created", pid), e.bundle);
   if (done) done = RunHooks(e.hooks->createRuntime, "createRuntime", e.state.For("creating", pid), e.bundle);
   if (done) return true;
   e.error = done.error().what;
@@ -212,7 +224,7 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   init::Options options{.stub = host.stub};
   std::optional<Environment> environment;
   if (spec.hooks) {
-    environment.emplace(&*spec.hooks, HookState(spec.ociVersion, r.id, r.bundle, spec.annotations), r.bundle, "");
+    environment.emplace(&*spec.hooks, HookState(spec.ociVersion, r.id, r.bundle, spec.annotations), r.bundle, "", &spec);
     options.observer = {RunEnvironmentHooks, nullptr, &*environment};
   }
   made = true;
@@ -226,6 +238,7 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
     KillAndReap(&out.process);
     return {};
   });
+  if (!environment || !environment->devices_moved) TRY(MoveNetDevices(spec, out.process.pidfd));
   if (prepared.cgroup_owner) TRY(cgroup::Delegate(*TRY(cgroup::Host()), prepared.cgroup, *prepared.cgroup_owner));
   for (char* line = out.process.warnings; *line;) {
     char* end = strchrnul(line, '\n');

@@ -416,6 +416,49 @@ TEST_F(Launch, FromANamespaceWithoutAnyFile) {
   EXPECT_EQ(code, 42);
 }
 
+// A user namespace wants to see a procfs before it gets one of its own: where the shim lives there is none.
+TEST_F(Launch, UserNamespaceFromANamespaceWithoutAnyFile) {
+  ASSERT_EQ(chmod(bundle->dir().c_str(), 0755), 0);
+  ASSERT_EQ(system(("chown -R 200000:200000 " + bundle->rootfs()).c_str()), 0);
+  Linux& l = *bundle->spec.linux;
+  l.namespaces.push_back({"user", ""});
+  l.uidMappings = l.gidMappings = {{0, 200000, 1000}};
+  l.maskedPaths = {"/proc/timer_list", "/sys/firmware"};
+  bundle->spec.process->oomScoreAdj = 200;
+  bundle->Sh("test $(id -u) = 0 && test -c /dev/null && test -d /sys/class/net/lo && exec sleep 1000");
+  Prepared p = Plan("a");
+  auto fds = p.RawFds();
+  Process other;
+  other.args = {"sh", "-c", "test -d /proc/1 && test $(cat /proc/self/oom_score_adj) = 200 && grep -q 200000 /proc/self/uid_map && exit 42"};
+  other.env = {"PATH=/bin"};
+  other.oomScoreAdj = 200;
+  auto exec = MakeExecPlan({.process = &other, .spec = &bundle->spec, .cgroup_path = p.cgroup.path});
+  ASSERT_TRUE(exec) << exec.error().what;
+  auto exec_fds = exec->RawFds();
+  int code = InEmptyNamespace([&] {
+    init::Process process, second;
+    init::Failure f;
+    if (!init::Create(p.plan.data(), p.plan.size(), fds.data(), fds.size(), {}, &process, &f) ||
+        !init::Start(&process, &f)) {
+      fprintf(stderr, "%s\n", f.what);
+      return 80;
+    }
+    int result = 81;
+    if (!init::Exec(exec->plan.data(), exec->plan.size(), exec_fds.data(), exec_fds.size(), {},
+                    {.target = process.pidfd}, &second, &f)) {
+      fprintf(stderr, "%s\n", f.what);
+    } else {
+      int status = 0;
+      waitpid(second.pid, &status, 0);
+      result = WEXITSTATUS(status);
+    }
+    kill(process.pid, SIGKILL);
+    waitpid(process.pid, nullptr, 0);
+    return result;
+  });
+  EXPECT_EQ(code, 42);
+}
+
 TEST_F(Launch, AnEndedContainerTakesNoFurtherProcess) {
   bundle->Sh("exit 0");
   Prepared p = Plan("a");
