@@ -32,4 +32,7 @@ Result<void> ReopenContainerLog(Door&, const api::ReopenContainerLogRequest&, ap
 Result<void> ContainerStats(Door&, const api::ContainerStatsRequest&, api::ContainerStatsResponse&, Call&);
 Result<void> ListContainerStats(Door&, const api::ListContainerStatsRequest&, api::ListContainerStatsResponse&, Call&);
 
+// image_service.cc
+Result<void> ListImages(Door&, const api::ListImagesRequest&, api::ListImagesResponse&, Call&);
+
 }  // namespace berth::cri

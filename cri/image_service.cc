@@ -1,6 +1,7 @@
 #include "api.grpc.pb.h"
 #include "cri/check.h"
 #include "cri/convert.h"
+#include "cri/pieces.h"
 #include "cri/services.h"
 #include "cri/unary.h"
 #include "pods/operations.h"
@@ -14,6 +15,8 @@ Result<void> CheckImage(std::string_view field, const api::ImageSpec& image, Cal
   if (image.image().empty()) return Bad(field, "must not be empty; an image id, tag or digest reference");
   return CheckWord(field, image.image(), 1024);
 }
+
+}  // namespace
 
 Result<void> ListImages(Door& door, const api::ListImagesRequest& request, api::ListImagesResponse& response,
                         Call& call) {
@@ -29,6 +32,8 @@ Result<void> ListImages(Door& door, const api::ListImagesRequest& request, api::
   for (const auto& image : door.images.List()) FillImage(*image, *response.add_images());
   return {};
 }
+
+namespace {
 
 Result<void> ImageStatus(Door& door, const api::ImageStatusRequest& request, api::ImageStatusResponse& response,
                          Call& call) {
@@ -100,10 +105,10 @@ class ImageService final : public api::ImageService::CallbackService {
 #undef BERTH_RPC
 
   grpc::ServerWriteReactor<api::StreamImagesResponse>* StreamImages(Context* context,
-                                                                    const api::StreamImagesRequest*) override {
-    return RefuseStream<api::StreamImagesResponse>(
-        door_, {"stream_images"}, context,
-        "needs streaming lists, which are not there yet; ListImages answers the same");
+                                                                    const api::StreamImagesRequest* request) override {
+    auto* call = new AnswerStream<api::StreamImagesResponse>(door_, {"stream_images"}, context);
+    call->Start(request, &cri::StreamImages);
+    return call;
   }
 
  private:

@@ -1,6 +1,7 @@
 #include "api.grpc.pb.h"
 #include "base/json.h"
 #include "cri/bodies.h"
+#include "cri/pieces.h"
 #include "cri/services.h"
 #include "cri/unary.h"
 
@@ -65,6 +66,12 @@ using Context = grpc::CallbackServerContext;
       override {                                                                                                     \
     return Unary(door_, {label, Rpc::kind}, context, request, response, &cri::Name);                                 \
   }
+#define BERTH_STREAM(Name, label)                                                                                          \
+  grpc::ServerWriteReactor<api::Name##Response>* Name(Context* context, const api::Name##Request* request) override { \
+    auto* call = new AnswerStream<api::Name##Response>(door_, {label}, context);                                      \
+    call->Start(request, &cri::Name);                                                                                 \
+    return call;                                                                                                      \
+  }
 // Not there: the text says what it needs.
 #define BERTH_REFUSED(Name, label, needs)                                                                      \
   grpc::ServerUnaryReactor* Name(Context* context, const api::Name##Request*, api::Name##Response*) override { \
@@ -77,8 +84,6 @@ using Context = grpc::CallbackServerContext;
 
 constexpr std::string_view kStreaming =
     "needs the streaming server (SPDY, WebSocket), which is not there yet; ExecSync and `berth exec` are";
-constexpr std::string_view kPieces =
-    "needs streaming lists, which are not there yet; the list call without Stream answers the same";
 constexpr std::string_view kPodStats =
     "needs statistics of pods, which are not there yet; ContainerStats and the metrics page are";
 constexpr std::string_view kMetrics = "needs metrics over CRI, which are not there yet; the Prometheus page has them";
@@ -125,12 +130,9 @@ class RuntimeService final : public Rpcs {
   BERTH_REFUSED(ListPodSandboxMetrics, "list_pod_sandbox_metrics", kMetrics)
   BERTH_REFUSED_STREAM(GetContainerEvents, GetEventsRequest, ContainerEventResponse, "get_container_events",
                        "needs the event stream over CRI, which is not there yet; the lists show every change")
-  BERTH_REFUSED_STREAM(StreamPodSandboxes, StreamPodSandboxesRequest, StreamPodSandboxesResponse,
-                       "stream_pod_sandboxes", kPieces)
-  BERTH_REFUSED_STREAM(StreamContainers, StreamContainersRequest, StreamContainersResponse, "stream_containers",
-                       kPieces)
-  BERTH_REFUSED_STREAM(StreamContainerStats, StreamContainerStatsRequest, StreamContainerStatsResponse,
-                       "stream_container_stats", kPieces)
+  BERTH_STREAM(StreamPodSandboxes, "stream_pod_sandboxes")
+  BERTH_STREAM(StreamContainers, "stream_containers")
+  BERTH_STREAM(StreamContainerStats, "stream_container_stats")
   BERTH_REFUSED_STREAM(StreamPodSandboxStats, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse,
                        "stream_pod_sandbox_stats", kPodStats)
   BERTH_REFUSED_STREAM(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse,
@@ -141,6 +143,7 @@ class RuntimeService final : public Rpcs {
 };
 
 #undef BERTH_RPC
+#undef BERTH_STREAM
 #undef BERTH_REFUSED
 #undef BERTH_REFUSED_STREAM
 

@@ -314,6 +314,43 @@ TEST(Runtime_, LogAndStats) {
   EXPECT_EQ(s.Call(&Runtime::ContainerStats, *s.runtime, request, response).error_code(), StatusCode::NOT_FOUND);
 }
 
+TEST(Runtime_, ListsInPieces) {
+  Served s;
+  std::set<std::string> pods;
+  for (int i = 0; i < 3; ++i) {
+    // Labels of 100 kB each: the three do not fit in one message.
+    api::RunPodSandboxRequest run = Served::Pod(fmt::format("big-{}", i));
+    for (int k = 0; k < 40; ++k) (*run.mutable_config()->mutable_annotations())[fmt::format("a{}", k)] = std::string(4000, 'x');
+    api::RunPodSandboxResponse made;
+    ASSERT_TRUE(s.Call(&Runtime::RunPodSandbox, *s.runtime, run, made).ok());
+    pods.insert(made.pod_sandbox_id());
+  }
+  grpc::ClientContext context;
+  auto reader = s.runtime->StreamPodSandboxes(&context, {});
+  std::set<std::string> seen;
+  int messages = 0;
+  for (api::StreamPodSandboxesResponse piece; reader->Read(&piece); ++messages)
+    for (const auto& pod : piece.pod_sandboxes()) EXPECT_TRUE(seen.insert(pod.id()).second) << "each once";
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(seen, pods);
+  EXPECT_GE(messages, 2);
+
+  grpc::ClientContext filtered_context;
+  api::StreamPodSandboxesRequest filtered;
+  filtered.mutable_filter()->set_id(*pods.begin());
+  auto one = s.runtime->StreamPodSandboxes(&filtered_context, filtered);
+  api::StreamPodSandboxesResponse piece;
+  ASSERT_TRUE(one->Read(&piece));
+  EXPECT_EQ(piece.pod_sandboxes_size(), 1);
+  EXPECT_FALSE(one->Read(&piece));
+
+  grpc::ClientContext empty_context;
+  auto none = s.runtime->StreamContainers(&empty_context, {});
+  api::StreamContainersResponse nothing;
+  EXPECT_FALSE(none->Read(&nothing));
+  EXPECT_TRUE(none->Finish().ok());
+}
+
 TEST(Image, Calls) {
   Served s;
   const std::string name = "docker.io/library/app:1", id = images::Digest::Of(name).str();
