@@ -10,40 +10,6 @@
 namespace berth::runtime::oci {
 namespace {
 
-bool Asks(const json::Value* v) {  // present and not empty
-  if (!v || v->is_null()) return false;
-  if (auto* o = v->if_object()) {
-    for (const auto& member : *o)
-      if (Asks(&member.value())) return true;
-    return false;
-  }
-  if (auto* a = v->if_array()) return !a->empty();
-  if (auto* s = v->if_string()) return !s->empty();
-  if (auto* b = v->if_bool()) return *b;
-  return true;
-}
-
-const json::Value* At(const json::Value& root, std::string_view path) {
-  const json::Value* v = &root;
-  while (!path.empty()) {
-    std::string_view name = path.substr(0, path.find('.'));
-    path.remove_prefix(std::min(path.size(), name.size() + 1));
-    auto* o = v->if_object();
-    if (!o || !(v = o->if_contains(name))) return nullptr;
-  }
-  return v;
-}
-
-constexpr std::string_view kRefused[] = {"linux.resources.blockIO",
-                                         "linux.resources.network",
-                                         "linux.resources.rdma",
-                                         "linux.resources.memory.checkBeforeUpdate",
-                                         "linux.resources.memory.disableOOMKiller",
-                                         "linux.resources.cpu.burst",
-                                         "linux.resources.cpu.idle",
-                                         "linux.resources.cpu.realtimeRuntime",
-                                         "linux.resources.cpu.realtimePeriod"};
-
 bool HasNamespace(const Spec& spec, std::string_view type) {
   if (!spec.linux) return false;
   for (const Namespace& ns : spec.linux->namespaces)
@@ -168,8 +134,6 @@ Result<void> CheckText(const std::string& text, const std::string& at) {
 Result<Spec> ParseSpec(std::string_view text, std::string_view where) {
   json::Value tree = TRY(json::ParseTree(text, where));
   if (!tree.is_object()) return Err(Code::kInvalidArgument, "{}: must be a JSON object", where);
-  for (std::string_view path : kRefused)
-    if (Asks(At(tree, path))) return Err(Code::kUnimplemented, "{}: {}: not supported by this runtime", where, path);
   Spec spec = TRY(json::FromValue<Spec>(tree, where));
   if (!spec.ociVersion.starts_with("1.") && spec.ociVersion != "1")
     return Err(Code::kInvalidArgument, "{}: ociVersion: \"{}\": must be 1.x", where, spec.ociVersion);

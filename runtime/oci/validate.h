@@ -1,6 +1,6 @@
 #pragma once
 // What can be said of a specification without looking at the host. Errors are kInvalidArgument, naming the member and
-// what would be right, or kUnimplemented for what this runtime truthfully does not do.
+// what would be right.
 #include <string>
 #include <string_view>
 
@@ -9,8 +9,7 @@
 
 namespace berth::runtime::oci {
 
-// config.json. Members that the specification knows and this runtime does not honour are refused when they ask for
-// something (hooks, time offsets, user namespaces, ...); unknown ones are ignored, as the specification demands.
+// config.json. Unknown members are ignored, as the specification demands.
 Result<Spec> ParseSpec(std::string_view text, std::string_view where);
 Result<Process> ParseProcess(std::string_view text, std::string_view where);  // `exec --process`
 

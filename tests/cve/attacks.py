@@ -4,10 +4,8 @@ An attack gets a Container (tests/oci/bundle.py) and returns (fell, words): whet
 edits of the source, (file, text, replacement): the test that does not see the weakened build fall is worth nothing.
 """
 import os
-import subprocess
-import time
 
-from bundle import CONFIG, Container, Listener, Refused, parse
+from bundle import Container, Listener, Refused
 
 ATTACKS = []
 
@@ -41,7 +39,7 @@ def runtime_executable(c):
 
 
 @attack("2024-21626", [(PROCESS, "if (n < 0 || where[0] != '/')", "if (n < -4096 && where[0] != '/')"),
-                       (PROCESS, "if (!as_user && child.plan->kind == PlanKind::kContainer) {", "if (as_user && child.plan->kind == PlanKind::kContainer) {")])
+                       (PROCESS, "if (!as_user && child.plan->kind == PlanKind::kContainer) {", "if (child.sync < 0 && child.plan->kind == PlanKind::kContainer) {")])
 def working_directory_outside(c):
     """cwd is a descriptor of the host that the caller left open."""
     with open(c.bundle + "/secret", "w") as f:
@@ -228,8 +226,9 @@ def descriptors_of_the_joining_process(c):
     return seen["links"] != "", f"its descriptors are open to all: {seen['links'].split()[0]}" if seen["links"] else "its descriptors cannot be listed"
 
 
-@attack("2023-28642, 2023-27561", UNGUARDED + [(TREE, "int mounted = OpenTarget(child, path, O_DIRECTORY, true);",
-                                                "int mounted = OpenTarget(child, path, O_DIRECTORY, false);")])
+@attack("2023-28642, 2023-27561", UNGUARDED + [
+    (TREE, "  int mounted = OpenTarget(child, path, O_DIRECTORY, true);\n  if (mounted < 0) FailOp(child, op, errno);\n  Reattribute",
+     "  int mounted = OpenTarget(child, path, O_DIRECTORY, false);\n  if (mounted < 0) FailOp(child, op, errno);\n  Reattribute")])
 def proc_is_a_link(c):
     """/proc of the image is a link: labels would be written to a false procfs."""
     os.rmdir(c.rootfs + "/proc")
@@ -254,16 +253,52 @@ def volume_over_proc(c):
     return fell, "the volume is /proc" if fell else words or "it is not /proc"
 
 
-@attack("2023-25809", [(MOUNTS, "mount::CloneTree(mount_point + group.path, false)", "mount::CloneTree(mount_point, false)")])
+NOBODY = 65534
+
+
+def rootless(c, *groups, before=""):
+    """The runtime is run by a user without rights, who maps himself to root."""
+    wrapper = c.bundle + "/rootless"
+    os.makedirs(c.state_dir + "-user", exist_ok=True)
+    with open(wrapper, "w") as f:
+        f.write(f"#!/bin/sh\n{before}\nexec setpriv --reuid={NOBODY} --regid={NOBODY} "
+                + (f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups") + f" {c.program} \"$@\"\n")
+    os.chmod(wrapper, 0o755)
+    c.program, c.state_dir = wrapper, c.state_dir + "-user"
+    c.host("chown", "-R", f"{NOBODY}:{NOBODY}", c.rootfs, c.state_dir)
+    c.namespace("user")
+    c.linux["uidMappings"] = c.linux["gidMappings"] = [{"containerID": 0, "hostID": NOBODY, "size": 1}]
+    for m in c.config["mounts"]:
+        m["options"] = [o for o in m["options"] if o != "gid=5"]
+
+
+@attack("2023-25809", [(MOUNTS, "      if (group.path.empty() || (whole && scope.user_mode)) {", "      if (group.path.empty() && mount_point.empty()) {")])
 def cgroups_of_the_host(c):
-    """Without a cgroup namespace the cgroup mount must not give the host's groups away."""
+    """Rootless and without a cgroup namespace, in a group that the user was given: the cgroup mount must not give it away."""
+    top = "/sys/fs/cgroup/pids" if os.path.exists("/sys/fs/cgroup/pids/cgroup.procs") else "/sys/fs/cgroup"
+    given = f"{top}/{c.id}-given"
+    os.mkdir(given)
+    c.undo.append(lambda: [os.rmdir(d) for d in (given + "/x", given) if os.path.isdir(d)])
+    for name in (given, given + "/cgroup.procs"):
+        os.chown(name, NOBODY, NOBODY)
+    rootless(c, before=f"echo $$ > {given}/cgroup.procs")
     c.namespace("cgroup", absent=True)
     c.mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev")
-    c.sh("for d in /sys/fs/cgroup /sys/fs/cgroup/pids; do if [ -e $d/cgroup.procs ]; then "
-         "if mkdir $d/" + c.id + "-x 2> /dev/null; then echo made=$d; fi; fi; done; sleep 60")
-    c.begin()
-    time.sleep(0.5)
-    top = [d for d in ("/sys/fs/cgroup", "/sys/fs/cgroup/pids") if os.path.isdir(f"{d}/{c.id}-x")]
-    for d in top:
-        os.rmdir(f"{d}/{c.id}-x")
-    return bool(top), f"makes a group in the host's {top[0]}" if top else "only its own group is there"
+    c.sh(f"for d in /sys/fs/cgroup /sys/fs/cgroup/pids /sys/fs/cgroup/{c.id}-given; do mkdir $d/x; done 2> /tmp/why; echo why=$(cat /tmp/why)")
+    facts, words = tried(c, c.run)
+    fell = os.path.isdir(given + "/x")
+    return fell, "makes a group in the user's own group of the host" if fell else words or "not writable inside"
+
+
+@attack("2014-8989", [("runtime/linux/namespaces.cc", 'WriteOnce(holder.Proc("setgroups"), "deny")', 'WriteOnce(holder.Proc("setgroups"), "allow")'),
+                       ("runtime/linux/namespaces.cc", "if (err == EPERM) return RunHelper(", "if (err == EPERM && !group) return RunHelper(")])
+def groups_that_deny(c):
+    """A file denies a group; who has the group must not get at it by dropping it where he is root."""
+    secret = c.put("/secret", "secret", 0o604)
+    rootless(c, 4711)
+    os.chown(secret, 0, 4711)
+    c.args("/bin/facts", "ids")
+    facts, words = tried(c, c.run)
+    if facts is None:
+        return True, f"without deny not even the kernel lets it run ({words})"
+    return facts["setgroups"] != "deny", f"setgroups is {facts['setgroups']}"
