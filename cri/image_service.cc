@@ -1,8 +1,8 @@
 #include "api.grpc.pb.h"
 #include "cri/check.h"
 #include "cri/convert.h"
-#include "cri/pieces.h"
 #include "cri/services.h"
+#include "cri/streams.h"
 #include "cri/unary.h"
 #include "pods/operations.h"
 

@@ -1,4 +1,4 @@
-#include "cri/pieces.h"
+#include "cri/streams.h"
 
 namespace berth::cri {
 

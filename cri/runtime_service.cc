@@ -1,8 +1,8 @@
 #include "api.grpc.pb.h"
 #include "base/json.h"
 #include "cri/bodies.h"
-#include "cri/pieces.h"
 #include "cri/services.h"
+#include "cri/streams.h"
 #include "cri/unary.h"
 
 namespace berth::cri {
@@ -128,8 +128,12 @@ class RuntimeService final : public Rpcs {
   BERTH_REFUSED(RestorePod, "restore_pod", kCheckpoint)
   BERTH_REFUSED(ListMetricDescriptors, "list_metric_descriptors", kMetrics)
   BERTH_REFUSED(ListPodSandboxMetrics, "list_pod_sandbox_metrics", kMetrics)
-  BERTH_REFUSED_STREAM(GetContainerEvents, GetEventsRequest, ContainerEventResponse, "get_container_events",
-                       "needs the event stream over CRI, which is not there yet; the lists show every change")
+  grpc::ServerWriteReactor<api::ContainerEventResponse>* GetContainerEvents(Context* context,
+                                                                            const api::GetEventsRequest* request) override {
+    auto* call = new AnswerStream<api::ContainerEventResponse>(door_, {"get_container_events", Rpc::kRead, /*endless=*/true}, context);
+    call->Start(request, &cri::GetContainerEvents);
+    return call;
+  }
   BERTH_STREAM(StreamPodSandboxes, "stream_pod_sandboxes")
   BERTH_STREAM(StreamContainers, "stream_containers")
   BERTH_STREAM(StreamContainerStats, "stream_container_stats")

@@ -314,6 +314,42 @@ TEST(Runtime_, LogAndStats) {
   EXPECT_EQ(s.Call(&Runtime::ContainerStats, *s.runtime, request, response).error_code(), StatusCode::NOT_FOUND);
 }
 
+TEST(Runtime_, Events) {
+  Served s;
+  grpc::ClientContext context;
+  auto reader = s.runtime->GetContainerEvents(&context, {});
+  reader->WaitForInitialMetadata();
+  const std::string pod = s.RunPod("eventful");
+  const std::string container = s.CreateContainer(pod);
+  ASSERT_TRUE(s.StartContainer(container).ok());
+  api::StopPodSandboxRequest stop;
+  stop.set_pod_sandbox_id(pod);
+  api::StopPodSandboxResponse stopped;
+  ASSERT_TRUE(s.Call(&Runtime::StopPodSandbox, *s.runtime, stop, stopped).ok());
+  api::RemovePodSandboxRequest remove;
+  remove.set_pod_sandbox_id(pod);
+  api::RemovePodSandboxResponse removed;
+  ASSERT_TRUE(s.Call(&Runtime::RemovePodSandbox, *s.runtime, remove, removed).ok());
+  std::vector<std::pair<std::string, api::ContainerEventType>> seen;
+  for (api::ContainerEventResponse event; reader->Read(&event);) {
+    seen.emplace_back(event.container_id() == pod ? "pod" : event.container_id() == container ? "container" : "?", event.container_event_type());
+    EXPECT_EQ(event.pod_sandbox_status().id(), pod);
+    EXPECT_EQ(event.pod_sandbox_status().metadata().name(), "eventful");
+    EXPECT_GT(event.created_at(), 0);
+    if (seen.back() == std::pair<std::string, api::ContainerEventType>("container", api::CONTAINER_STARTED_EVENT)) {
+      EXPECT_EQ(event.containers_statuses_size(), 1);
+      EXPECT_EQ(event.containers_statuses(0).state(), api::CONTAINER_RUNNING);
+    }
+    if (seen.back() == std::pair<std::string, api::ContainerEventType>("pod", api::CONTAINER_DELETED_EVENT)) break;
+  }
+  context.TryCancel();
+  const std::vector<std::pair<std::string, api::ContainerEventType>> wanted = {
+      {"pod", api::CONTAINER_CREATED_EVENT},       {"pod", api::CONTAINER_STARTED_EVENT},       {"container", api::CONTAINER_CREATED_EVENT},
+      {"container", api::CONTAINER_STARTED_EVENT}, {"container", api::CONTAINER_STOPPED_EVENT}, {"pod", api::CONTAINER_STOPPED_EVENT},
+      {"container", api::CONTAINER_DELETED_EVENT}, {"pod", api::CONTAINER_DELETED_EVENT}};
+  EXPECT_EQ(seen, wanted);
+}
+
 TEST(Runtime_, ListsInPieces) {
   Served s;
   std::set<std::string> pods;

@@ -1,5 +1,5 @@
 #pragma once
-// The lists in pieces (CRI since 0.36): the same items as the unary list, from one snapshot, each once, in messages that stay
+// The streams of the runtime service: events, and the lists in pieces (CRI since 0.36): the same items as the unary list, from one snapshot, each once, in messages that stay
 // far below the limit of 16 MiB however many there are.
 #include "cri/bodies.h"
 #include "cri/stream.h"
@@ -29,5 +29,8 @@ Result<void> StreamPodSandboxes(Door&, const api::StreamPodSandboxesRequest&, An
 Result<void> StreamContainers(Door&, const api::StreamContainersRequest&, AnswerStream<api::StreamContainersResponse>&, Call&);
 Result<void> StreamContainerStats(Door&, const api::StreamContainerStatsRequest&, AnswerStream<api::StreamContainerStatsResponse>&, Call&);
 Result<void> StreamImages(Door&, const api::StreamImagesRequest&, AnswerStream<api::StreamImagesResponse>&, Call&);
+
+// events.cc
+Result<void> GetContainerEvents(Door&, const api::GetEventsRequest&, AnswerStream<api::ContainerEventResponse>&, Call&);
 
 }  // namespace berth::cri
