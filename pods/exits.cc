@@ -24,7 +24,9 @@ std::string ReasonOf(int exit_code, bool oom) {
   return exit_code == 0 ? "Completed" : "Error";
 }
 
-bool SawOom(Core& core, const ContainerState& c) {
+// Monitors of 1.0 do not say it.
+bool SawOom(Core& core, const ContainerState& c, const runtime::ExitFacts& facts) {
+  if (facts.oom_kills > 0) return facts.oom_killed;
   if (core.cgroups == nullptr || c.cgroup.empty()) return false;
   auto oom = runtime::cgroup::ReadOom(*core.cgroups, {c.cgroup});
   return oom && oom->kills > 0;
@@ -34,7 +36,7 @@ bool SawOom(Core& core, const ContainerState& c) {
 void Finish(Core& core, const ContainerPtr& c, const runtime::ExitFacts& facts, std::string_view reason,
             std::string_view message) {
   ContainerState next = *c;
-  const bool oom = reason.empty() && SawOom(core, next);
+  const bool oom = reason.empty() && SawOom(core, next, facts);
   next.phase = ContainerPhase::kExited;
   next.exit_code = facts.exit_code;
   next.finished_at = facts.finished_at != 0 ? facts.finished_at : core.clock.UnixNanos();

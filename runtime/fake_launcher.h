@@ -12,7 +12,7 @@
 //   { FakeLauncher first(world); ... }  world->Exit(id, 7);  FakeLauncher second(world); second.Adopt(...)
 //
 // Operation names: adopt start_pod stop_pod create_container start_container signal delete_container exec signal_exec
-// reopen_log. All members are safe from any thread.
+// reopen_log attach detach close_stdin resize resize_exec pause resume update usage. All members are safe from any thread.
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "runtime/launcher.h"
+#include "runtime/shim/protocol.h"
 
 namespace berth::runtime {
 
@@ -42,11 +43,18 @@ class FakeWorld {
     ContainerId container;
     int exit_write = -1;                 // our end of ExecHandle::exit
   };
+  struct Attached {
+    ContainerId container;
+    unique_fd in, out, err, news;
+  };
   struct Container {
     PodId pod;
     ContainerFacts facts;
     std::string log;
-    bool tty = false;
+    LogTarget target;
+    bool tty = false, stdin_open = false;
+    uint16_t rows = 0, columns = 0;      // as Resize said last
+    oci::Resources resources;            // as Update said last
     std::set<int> ignored;               // signals it does not end by
   };
   struct Pod {
@@ -82,6 +90,14 @@ class FakeWorld {
     if (auto it = containers_.find(id); it != containers_.end()) it->second.ignored.insert(signal);
   }
 
+  // The container writes: everybody attached gets it.
+  void Print(const ContainerId& id, std::string_view bytes, bool error = false) {
+    std::lock_guard lock(mutex_);
+    for (auto& [number, attached] : attached_)
+      if (const unique_fd& to = error ? attached.err : attached.out; attached.container == id && to)
+        if (::write(to.get(), bytes.data(), bytes.size()) < 0) {}
+  }
+
   bool HasPod(const PodId& id) const { std::lock_guard lock(mutex_); return pods_.contains(id); }
   bool HasContainer(const ContainerId& id) const { std::lock_guard lock(mutex_); return containers_.contains(id); }
   size_t pods() const { std::lock_guard lock(mutex_); return pods_.size(); }
@@ -91,6 +107,12 @@ class FakeWorld {
     auto it = containers_.find(id);
     return it == containers_.end() ? std::nullopt : std::optional(it->second.facts);
   }
+  std::optional<Container> Look(const ContainerId& id) const {
+    std::lock_guard lock(mutex_);
+    auto it = containers_.find(id);
+    return it == containers_.end() ? std::nullopt : std::optional(it->second);
+  }
+  size_t attached() const { std::lock_guard lock(mutex_); return attached_.size(); }
   std::string LogPath(const ContainerId& id) const {
     std::lock_guard lock(mutex_);
     auto it = containers_.find(id);
@@ -113,7 +135,13 @@ class FakeWorld {
     if (it == containers_.end() || it->second.facts.exit) return false;
     Container& c = it->second;
     c.facts.pid = -1;
-    c.facts.exit = ExitFacts{id, exit_code, Now()};
+    c.facts.paused = false;
+    c.facts.exit = ExitFacts{.id = id, .exit_code = exit_code, .finished_at = Now(), .signal = exit_code > 128 ? exit_code - 128 : 0};
+    std::erase_if(attached_, [&](const auto& entry) {
+      if (entry.second.container != id) return false;
+      EndLocked(entry.second, shim::AttachEnd::kOutput);
+      return true;
+    });
     if (auto pod = pods_.find(c.pod); pod != pods_.end()) records_[pod->second.launch.state_dir][id] = *c.facts.exit;
     if (tell_) tell_({.pod = c.pod, .exit = c.facts.exit});
     std::vector<uint64_t> ended;
@@ -131,6 +159,10 @@ class FakeWorld {
     execs_.erase(it);
     return true;
   }
+  static void EndLocked(const Attached& attached, shim::AttachEnd why) {
+    const shim::AttachNews news{shim::AttachNewsKind::kEnded, 0, static_cast<uint64_t>(why)};
+    if (::write(attached.news.get(), &news, sizeof news) < 0) {}
+  }
   void DropContainersLocked(const PodId& pod) {
     for (auto it = containers_.begin(); it != containers_.end();)
       it = it->second.pod == pod ? containers_.erase(it) : std::next(it);
@@ -140,6 +172,7 @@ class FakeWorld {
   std::map<PodId, Pod> pods_;
   std::map<ContainerId, Container> containers_;
   std::map<uint64_t, Exec> execs_;
+  std::map<uint64_t, Attached> attached_;
   std::map<std::string, std::map<ContainerId, ExitFacts>> records_;  // by state_dir
   std::function<void(Event)> tell_;      // of the living launcher; called under the lock, only queues
   uint64_t next_exec_ = 1;
@@ -260,7 +293,9 @@ class FakeLauncher : public Launcher {
     container.pod = launch.pod;
     container.facts = {.id = launch.id, .pid = world_->next_pid_++};
     container.log = launch.log.path;
+    container.target = launch.log;
     container.tty = launch.tty;
+    container.stdin_open = launch.keep_stdin;
     return container.facts.pid;
   }
 
@@ -319,6 +354,7 @@ class FakeLauncher : public Launcher {
       if (container == nullptr) return Err(Code::kNotFound, "container {}: not in pod {}", launch.container, launch.pod);
       if (!container->facts.started || container->facts.exit)
         return Err(Code::kConflict, "container {}: is not running", launch.container);
+      if (container->facts.paused) return Err(Code::kConflict, "container {}: is paused", launch.container);
       int ends[2];
       if (::pipe2(ends, O_CLOEXEC) < 0) return SysErr("pipe");
       handle.exit.reset(ends[0]);
@@ -347,7 +383,88 @@ class FakeLauncher : public Launcher {
     return {};
   }
 
+  Result<AttachHandle> Attach(const AttachLaunch& launch, const Deadline& until) override {
+    TRY(Enter("attach", launch.container.str(), until));
+    std::lock_guard lock(world_->mutex_);
+    auto* container = TRY(Need(launch.pod, launch.container));
+    if (container->facts.exit) return Err(Code::kConflict, "container {}: has ended", launch.container);
+    if (launch.in >= 0 && !container->stdin_open) return Err(Code::kConflict, "container {}: its stdin is closed", launch.container);
+    FakeWorld::Attached attached{.container = launch.container};
+    const std::pair<int, unique_fd*> streams[] = {{launch.in, &attached.in}, {launch.out, &attached.out}, {launch.err, &attached.err}};
+    for (auto [fd, to] : streams)
+      if (fd >= 0) to->reset(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) < 0) return SysErr("pipe");
+    attached.news.reset(ends[1]);
+    AttachHandle handle{world_->next_exec_++, unique_fd(ends[0])};
+    world_->attached_[handle.id] = std::move(attached);
+    return handle;
+  }
+  Result<void> Detach(const PodId& pod, uint64_t attach, const Deadline& until) override {
+    TRY(Enter("detach", fmt::format("{} {}", pod, attach), until));
+    std::lock_guard lock(world_->mutex_);
+    if (!world_->pods_.contains(pod)) return Err(Code::kNotFound, "pod {}: no monitor", pod);
+    auto it = world_->attached_.find(attach);
+    if (it == world_->attached_.end()) return {};
+    FakeWorld::EndLocked(it->second, shim::AttachEnd::kDetached);
+    world_->attached_.erase(it);
+    return {};
+  }
+  Result<void> CloseStdin(const PodId& pod, const ContainerId& id, const Deadline& until) override {
+    TRY(Enter("close_stdin", id.str(), until));
+    std::lock_guard lock(world_->mutex_);
+    TRY(Need(pod, id))->stdin_open = false;
+    return {};
+  }
+  Result<void> Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns, const Deadline& until) override {
+    TRY(Enter("resize", fmt::format("{} {}x{}", id, rows, columns), until));
+    std::lock_guard lock(world_->mutex_);
+    auto* container = TRY(Need(pod, id));
+    if (!container->tty || container->facts.exit) return Err(Code::kConflict, "container {}: has no terminal", id);
+    container->rows = rows;
+    container->columns = columns;
+    return {};
+  }
+  Result<void> ResizeExec(const PodId& pod, uint64_t exec, uint16_t rows, uint16_t columns, const Deadline& until) override {
+    TRY(Enter("resize_exec", fmt::format("{} {} {}x{}", pod, exec, rows, columns), until));
+    return {};
+  }
+  Result<void> Pause(const PodId& pod, const ContainerId& id, const Deadline& until) override { return Freeze(pod, id, true, until); }
+  Result<void> Resume(const PodId& pod, const ContainerId& id, const Deadline& until) override { return Freeze(pod, id, false, until); }
+  Result<void> Update(const PodId& pod, const ContainerId& id, const oci::Resources& resources, const Deadline& until) override {
+    TRY(Enter("update", id.str(), until));
+    std::lock_guard lock(world_->mutex_);
+    auto* container = TRY(Need(pod, id));
+    if (container->facts.exit) return Err(Code::kConflict, "container {}: has ended", id);
+    container->resources = resources;
+    return {};
+  }
+  Result<ContainerUsage> Usage(const PodId& pod, const ContainerId& id, const Deadline& until) override {
+    TRY(Enter("usage", id.str(), until));
+    std::lock_guard lock(world_->mutex_);
+    auto* container = TRY(Need(pod, id));
+    ContainerUsage usage;
+    usage.cgroup.pids = container->facts.exit ? 0 : 1;
+    for (auto& [number, attached] : world_->attached_) usage.attaches += attached.container == id;
+    for (auto& [number, exec] : world_->execs_) usage.execs += exec.container == id;
+    return usage;
+  }
+
  private:
+  Result<void> Freeze(const PodId& pod, const ContainerId& id, bool frozen, const Deadline& until) {
+    TRY(Enter(frozen ? "pause" : "resume", id.str(), until));
+    std::lock_guard lock(world_->mutex_);
+    auto* container = TRY(Need(pod, id));
+    if (!container->facts.started || container->facts.exit) return Err(Code::kConflict, "container {}: is not running", id);
+    if (container->facts.paused == frozen) return Err(Code::kNotModified, "container {}: is {}paused", id, frozen ? "" : "not ");
+    container->facts.paused = frozen;
+    return {};
+  }
+  Result<FakeWorld::Container*> Need(const PodId& pod, const ContainerId& id) {
+    auto* container = Find(pod, id);
+    if (container == nullptr) return Err(Code::kNotFound, "container {}: not in pod {}", id, pod);
+    return container;
+  }
   Result<void> Enter(const std::string& operation, const std::string& subject, const Deadline& until) {
     std::unique_lock lock(script_mutex_);
     calls_.push_back(operation + " " + subject);

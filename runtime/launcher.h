@@ -13,6 +13,7 @@
 #include "base/deadline.h"
 #include "base/id.h"
 #include "base/unique_fd.h"
+#include "runtime/linux/cgroup_stats.h"
 #include "runtime/oci/spec.h"
 
 namespace berth::runtime {
@@ -39,8 +40,24 @@ struct PodHandle {
   std::string netns_path;                // /proc/<monitor>/ns/net; empty with host_network
 };
 
+enum class LogFormat {
+  kCri,                                  // kubernetes: "<time> stdout F line"
+  kJson,                                 // Docker's json-file
+};
+enum class LogMode {
+  kBlock,                                // what the log does not take (full disk, rate) stays in the pipe: the container waits
+  kDrop,                                 // whole lines are dropped; a record in the log says how many
+};
 struct LogTarget {
   std::string path;                      // absolute; empty: output is read and dropped. Parents exist.
+  LogFormat format = LogFormat::kCri;
+  LogMode mode = LogMode::kBlock;
+  uint64_t rate = 0;                     // bytes of output a second; 0: as fast as it comes
+  // Rotation by the monitor, beside ReopenLog: a record that would make the file longer than this goes into the next one
+  // (a record alone may be longer). Older ones are path.1, path.2 ...; `max_files` counts the current one, with 1 it is
+  // emptied. 0 bytes: none.
+  uint64_t max_bytes = 0;
+  uint32_t max_files = 1;
 };
 
 struct ContainerLaunch {
@@ -51,7 +68,7 @@ struct ContainerLaunch {
   LogTarget log;
   bool tty = false;
   bool keep_stdin = false;               // a stdin pipe is held open by the monitor; else /dev/null
-  bool stdin_once = false;
+  bool stdin_once = false;               // the end of the first attached input closes stdin for good; not of a terminal
   NamespaceMode pid = NamespaceMode::kContainer;
   ContainerId target;                    // with kTarget: whose PID namespace to join
   std::string handler;                   // which OCI runtime makes it (Options::handlers); empty: the native one
@@ -75,10 +92,36 @@ struct ExecHandle {
   unique_fd exit;                        // a pipe: the monitor writes one int32 exit code (128+n by signal) and closes
 };
 
+// What a slow reader of an attached container's output means.
+enum class SlowReader {
+  kDrop,                                 // it gets what fits into its socket; the news tell how much is missing
+  kDetach,                               // it is detached
+  kWait,                                 // the container waits for it
+};
+struct AttachLaunch {
+  PodId pod;
+  ContainerId container;
+  // Pipes or stream sockets, which the monitor serves itself; one socket may be given several times. -1: not wanted.
+  int in = -1;                           // read, and written to the container's stdin or terminal
+  int out = -1, err = -1;                // get what the container writes from now on; a terminal's output is all `out`
+  SlowReader slow = SlowReader::kDrop;
+};
+struct AttachHandle {
+  uint64_t id = 0;                       // unique per pod monitor
+  unique_fd news;                        // a pipe of shim::AttachNews; at its end nothing is attached any more
+};
+
 struct ExitFacts {
   ContainerId id;
   int exit_code = 0;                     // 128+n by signal
   int64_t finished_at = 0;               // unix nanoseconds
+  // From here on: zeros when an older monitor told it.
+  int signal = 0;                        // that ended the first process; 0: it exited
+  bool oom_killed = false;               // it ended because the kernel had killed it or a child for want of memory
+  uint32_t oom_kills = 0;                // processes of the container that were
+  int64_t user_ns = 0, system_ns = 0;    // processor time of the first process and what it has waited for
+  uint64_t memory_peak = 0;              // bytes
+  uint64_t log_dropped = 0;              // lines of output that the log has not got
 };
 
 struct ContainerFacts {                  // what a monitor says of a container at adoption
@@ -87,6 +130,15 @@ struct ContainerFacts {                  // what a monitor says of a container a
   bool started = false;
   int64_t started_at = 0;
   std::optional<ExitFacts> exit;
+  bool paused = false;
+};
+
+struct ContainerUsage {
+  cgroup::Stats cgroup;
+  uint64_t log_bytes = 0;                // written to the log
+  uint64_t log_dropped_bytes = 0;        // of output that the log has not got
+  uint64_t log_errors = 0;               // writes that the disk refused
+  uint32_t attaches = 0, execs = 0;      // now
 };
 
 struct AdoptedPod {
@@ -131,6 +183,23 @@ class Launcher {
   virtual Result<void> SignalExec(const PodId& pod, uint64_t exec, int signal, const Deadline& until) = 0;
   // Opens `path` anew and uses it from the next record on: nothing reaches the old file after return.
   virtual Result<void> ReopenLog(const PodId& pod, const ContainerId& id, const std::string& path, const Deadline& until) = 0;
+
+  // Several at once. The streams are the monitor's then: they outlive the agent, and end with the container's output, with
+  // Detach, or when the other end is closed. kConflict: not created or ended; input wanted and none is kept open.
+  virtual Result<AttachHandle> Attach(const AttachLaunch& launch, const Deadline& until) = 0;
+  virtual Result<void> Detach(const PodId& pod, uint64_t attach, const Deadline& until) = 0;   // one that has ended is success
+  virtual Result<void> CloseStdin(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;
+  // kConflict: it has no terminal. An exec that has ended is success.
+  virtual Result<void> Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns, const Deadline& until) = 0;
+  virtual Result<void> ResizeExec(const PodId& pod, uint64_t exec, uint16_t rows, uint16_t columns, const Deadline& until) = 0;
+
+  // Freezes every process of the container; returns when all stand still. kNotModified: it is as asked already;
+  // kConflict: it does not run. An Exec in a paused container is kConflict; SIGKILL works.
+  virtual Result<void> Pause(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;
+  virtual Result<void> Resume(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;
+  // Changes limits; absent members stay as they are.
+  virtual Result<void> Update(const PodId& pod, const ContainerId& id, const oci::Resources& resources, const Deadline& until) = 0;
+  virtual Result<ContainerUsage> Usage(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;
 };
 
 }  // namespace berth::runtime

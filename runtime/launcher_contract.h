@@ -22,6 +22,7 @@
 #include <signal.h>
 
 #include "runtime/launcher.h"
+#include "runtime/shim/protocol.h"
 
 namespace berth::runtime {
 
@@ -52,6 +53,14 @@ class LauncherContract : public ::testing::Test {
     EXPECT_EQ(::poll(&p, 1, 20000), 1);
     EXPECT_EQ(::read(exec.exit.get(), &code, sizeof code), static_cast<ssize_t>(sizeof code));
     return code;
+  }
+  // Why a client is no longer attached; what it missed is left out.
+  static shim::AttachEnd EndOf(const AttachHandle& handle) {
+    shim::AttachNews news;
+    pollfd p{handle.news.get(), POLLIN, 0};
+    while (::poll(&p, 1, 20000) == 1 && ::read(handle.news.get(), &news, sizeof news) == static_cast<ssize_t>(sizeof news))
+      if (news.kind == shim::AttachNewsKind::kEnded) return static_cast<shim::AttachEnd>(news.count);
+    return {};
   }
 };
 TYPED_TEST_SUITE_P(LauncherContract);
@@ -267,9 +276,96 @@ TYPED_TEST_P(LauncherContract, LossOfTheMonitorIsTold) {
   EXPECT_TRUE(this->launcher().StopPod(pod.id, this->Soon()).has_value());
 }
 
+TYPED_TEST_P(LauncherContract, PausedContainerStandsStill) {
+  LAUNCHER_CONTRACT_READY();
+  PodLaunch pod = this->Started();
+  ContainerLaunch c = this->Running(pod, {"sleep", "1000"});
+  auto& l = this->launcher();
+  EXPECT_EQ(l.Resume(pod.id, c.id, this->Soon()).error().code, Code::kNotModified);
+  auto paused = l.Pause(pod.id, c.id, this->Soon());
+  ASSERT_TRUE(paused.has_value()) << paused.error().what;
+  EXPECT_EQ(l.Pause(pod.id, c.id, this->Soon()).error().code, Code::kNotModified);
+  EXPECT_EQ(l.Exec(this->world_.Exec(c, {"exit", "0"}), this->Soon()).error().code, Code::kConflict);
+  this->world_.Restart([] {});
+  auto adopted = this->launcher().Adopt(pod, this->Soon());
+  ASSERT_TRUE(adopted.has_value()) << adopted.error().what;
+  ASSERT_EQ(adopted->containers.size(), 1u);
+  EXPECT_TRUE(adopted->containers[0].paused);
+  auto& next = this->launcher();
+  EXPECT_EQ(next.Exec(this->world_.Exec(c, {"exit", "0"}), this->Soon()).error().code, Code::kConflict);
+  EXPECT_TRUE(next.Resume(pod.id, c.id, this->Soon()).has_value());
+  auto exec = next.Exec(this->world_.Exec(c, {"exit", "0"}), this->Soon());
+  ASSERT_TRUE(exec.has_value()) << exec.error().what;
+  EXPECT_EQ(this->ExitCode(*exec), 0);
+  ASSERT_TRUE(next.Pause(pod.id, c.id, this->Soon()).has_value());
+  ASSERT_TRUE(next.Signal(pod.id, c.id, SIGKILL, true, this->Soon()).has_value());
+  auto exit = this->world_.AwaitExit(c.id);
+  ASSERT_TRUE(exit.has_value()) << "a paused container can be killed";
+  EXPECT_EQ(exit->exit_code, 137);
+  EXPECT_EQ(exit->signal, SIGKILL);
+  EXPECT_EQ(next.Pause(pod.id, c.id, this->Soon()).error().code, Code::kConflict);
+  EXPECT_EQ(next.Pause(pod.id, NewContainerId(), this->Soon()).error().code, Code::kNotFound);
+  EXPECT_TRUE(next.StopPod(pod.id, this->Soon()).has_value());
+}
+
+TYPED_TEST_P(LauncherContract, LimitsAndUsage) {
+  LAUNCHER_CONTRACT_READY();
+  PodLaunch pod = this->Started();
+  ContainerLaunch c = this->Running(pod, {"sleep", "1000"});
+  auto& l = this->launcher();
+  oci::Resources resources;
+  resources.pids.emplace().limit = 50;
+  auto updated = l.Update(pod.id, c.id, resources, this->Soon());
+  EXPECT_TRUE(updated.has_value()) << updated.error().what;
+  auto usage = l.Usage(pod.id, c.id, this->Soon());
+  ASSERT_TRUE(usage.has_value()) << usage.error().what;
+  EXPECT_EQ(usage->cgroup.pids, 1u);
+  EXPECT_EQ(usage->attaches, 0u);
+  EXPECT_EQ(l.Usage(pod.id, NewContainerId(), this->Soon()).error().code, Code::kNotFound);
+  EXPECT_EQ(l.Update(pod.id, NewContainerId(), resources, this->Soon()).error().code, Code::kNotFound);
+  ASSERT_TRUE(l.Signal(pod.id, c.id, SIGKILL, true, this->Soon()).has_value());
+  ASSERT_TRUE(this->world_.AwaitExit(c.id).has_value());
+  EXPECT_EQ(l.Update(pod.id, c.id, resources, this->Soon()).error().code, Code::kConflict);
+  EXPECT_TRUE(l.StopPod(pod.id, this->Soon()).has_value());
+}
+
+TYPED_TEST_P(LauncherContract, AttachedClientsComeAndGo) {
+  LAUNCHER_CONTRACT_READY();
+  PodLaunch pod = this->Started();
+  ContainerLaunch c = this->Running(pod, {"wait"});
+  auto& l = this->launcher();
+  auto first = *Pipe(), second = *Pipe();
+  auto stays = l.Attach({.pod = pod.id, .container = c.id, .out = first.second.get()}, this->Soon());
+  ASSERT_TRUE(stays.has_value()) << stays.error().what;
+  auto leaves = l.Attach({.pod = pod.id, .container = c.id, .out = second.second.get(), .err = second.second.get()}, this->Soon());
+  ASSERT_TRUE(leaves.has_value()) << leaves.error().what;
+  EXPECT_NE(stays->id, leaves->id);
+  EXPECT_EQ(l.Usage(pod.id, c.id, this->Soon())->attaches, 2u);
+  EXPECT_EQ(l.Attach({.pod = pod.id, .container = c.id, .in = first.first.get()}, this->Soon()).error().code, Code::kConflict);
+  EXPECT_EQ(l.Attach({.pod = pod.id, .container = NewContainerId(), .out = first.second.get()}, this->Soon()).error().code,
+            Code::kNotFound);
+  first.second.reset();
+  second.second.reset();
+  EXPECT_TRUE(l.Detach(pod.id, leaves->id, this->Soon()).has_value());
+  EXPECT_TRUE(l.Detach(pod.id, leaves->id, this->Soon()).has_value()) << "ended: success";
+  EXPECT_EQ(this->EndOf(*leaves), shim::AttachEnd::kDetached);
+  char byte;
+  EXPECT_EQ(::read(second.first.get(), &byte, 1), 0);
+  this->world_.Finish(c, 4);
+  EXPECT_EQ(this->EndOf(*stays), shim::AttachEnd::kOutput);
+  EXPECT_EQ(::read(first.first.get(), &byte, 1), 0);
+  EXPECT_EQ(this->world_.AwaitExit(c.id)->exit_code, 4);
+  auto again = *Pipe();
+  EXPECT_EQ(l.Attach({.pod = pod.id, .container = c.id, .out = again.second.get()}, this->Soon()).error().code, Code::kConflict);
+  EXPECT_EQ(l.Resize(pod.id, c.id, 10, 10, this->Soon()).error().code, Code::kConflict) << "no terminal";
+  EXPECT_EQ(l.CloseStdin(pod.id, NewContainerId(), this->Soon()).error().code, Code::kNotFound);
+  EXPECT_TRUE(l.StopPod(pod.id, this->Soon()).has_value());
+}
+
 REGISTER_TYPED_TEST_SUITE_P(LauncherContract, PodHasMonitorAndDescriptors, StopPodIsIdempotent,
                             HostNetworkPodHasNoNetworkDescriptors, ContainerLivesFromCreateToDelete, WrongCallsAreNamed,
                             MissingProgramIsAnError, SignalsEndContainers, ExecTellsItsExitCode, StopPodEndsItsContainers,
-                            NextAgentAdopts, AdoptOfNothingIsNotFound, LossOfTheMonitorIsTold);
+                            NextAgentAdopts, AdoptOfNothingIsNotFound, LossOfTheMonitorIsTold, PausedContainerStandsStill, LimitsAndUsage,
+                            AttachedClientsComeAndGo);
 
 }  // namespace berth::runtime

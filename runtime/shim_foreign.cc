@@ -158,6 +158,16 @@ Result<pid_t> ShimLauncher::CreateForeign(const std::shared_ptr<PodLink>& link, 
   link->Forget(launch.id);
   auto parts = link->Call(order.message, until, what);
   if (!parts) return std::unexpected(Explain(bundle, "create", what, std::move(parts).error()));
+  if (link->facts()) {   // it has not started: nothing of its own output is logged otherwise
+    PolicyParts policy = TRY_CTX(DescribePolicy(launch, launch.spec->linux->cgroupsPath), "{}", what);
+    shim::PolicyRequest request;
+    TRY(Put(request.id, launch.id.str(), "container id"));
+    request.flags = policy.flags;
+    request.policy = policy.policy;
+    Outgoing message{Type::kPolicy, Bytes(request), {}};
+    for (const unique_fd& fd : policy.fds) message.fds.push_back(fd.get());
+    TRY(link->Call(message, until, what));
+  }
   Failpoint("launcher.foreign.created");
   for (const char* name : {"create.pid", "create.sock", "create.log"}) ::unlink(bundle.Path(name).c_str());
   undo.Keep();

@@ -1,6 +1,5 @@
 #include "runtime/shim_launcher.h"
 
-#include <dirent.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -16,6 +15,7 @@
 #include "runtime/linux/mount.h"
 #include "runtime/oci/planner.h"
 #include "runtime/shim/agent_socket.h"
+#include "runtime/shim/exit_facts.h"
 #include "runtime/shim/pod_link.h"
 #include "runtime/shim/spawner_client.h"
 #include "runtime/shim_launcher_parts.h"
@@ -28,7 +28,6 @@ namespace {
 
 constexpr std::chrono::seconds kUndoTime(5);      // to take back what a failed call has made
 constexpr std::chrono::seconds kShutdownTime(2);  // for a monitor to end its pod by itself; then it is killed
-constexpr std::string_view kCgroupSuffix = ".cgroup";
 
 Result<std::string> ShimBeside() {
   char path[4096];
@@ -41,50 +40,6 @@ Result<std::string> ShimBeside() {
 }  // namespace
 
 Deadline UndoDeadline() { return Deadline::After(kUndoTime); }
-
-Result<std::string> ContainerBody(const ContainerId& id) {
-  shim::ContainerRequest request;
-  TRY(Put(request.id, id.str(), "container id"));
-  return Bytes(request);
-}
-
-// --- the cgroup's path beside the socket
-
-std::string CgroupLink(const PodLink& link, const ContainerId& id) {
-  return fmt::format("{}/{}{}", link.run_dir, id, kCgroupSuffix);
-}
-
-std::string CgroupOf(const PodLink& link, const ContainerId& id) {  // empty: none was made
-  char path[4096];
-  const ssize_t n = ::readlink(CgroupLink(link, id).c_str(), path, sizeof path);
-  return n < 0 ? std::string() : std::string(path, static_cast<size_t>(n));
-}
-
-static std::vector<ContainerId> WithCgroup(const PodLink& link) {
-  std::vector<ContainerId> out;
-  std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(link.run_dir.c_str()), ::closedir);
-  while (const dirent* entry = dir ? ::readdir(dir.get()) : nullptr) {
-    std::string_view name(entry->d_name);
-    if (!name.ends_with(kCgroupSuffix)) continue;
-    name.remove_suffix(kCgroupSuffix.size());
-    out.emplace_back(std::string(name));
-  }
-  return out;
-}
-
-Result<void> RemoveCgroup(const PodLink& link, const ContainerId& id, const Deadline& until) {
-  const std::string path = CgroupOf(link, id);
-  if (path.empty()) return {};
-  const cgroup::Layout* layout = TRY(cgroup::Host());
-  const cgroup::Group group{path};
-  if (!TRY(cgroup::Processes(*layout, group)).empty()) {
-    TRY(cgroup::KillAll(*layout, group));
-    TRY(cgroup::WaitEmpty(*layout, group, until));
-  }
-  TRY(cgroup::Remove(*layout, group, until));
-  if (::unlink(CgroupLink(link, id).c_str()) < 0 && errno != ENOENT) return SysErr("remove {}", CgroupLink(link, id));
-  return {};
-}
 
 // --- log files
 
@@ -102,6 +57,36 @@ Result<unique_fd> ShmFor(PodLink& link, const Deadline& until, const std::string
   if (got) return got->back().TakeFd(0);
   if (got.error().sys == ENOENT) return unique_fd();   // the pod uses the host's
   return std::unexpected(std::move(got).error());
+}
+
+Result<void> CheckLog(const LogTarget& log, bool newer, const std::string& what) {
+  if (log.max_bytes != 0 && (log.path.empty() || log.max_files == 0))
+    return Err(Code::kInvalidArgument, "{}: log: rotation needs a path, and at least one file", what);
+  const bool plain = log.format == LogFormat::kCri && log.mode == LogMode::kBlock && log.rate == 0 && log.max_bytes == 0;
+  if (newer || plain) return {};
+  return Err(Code::kFailedPrecondition, "{}: log: the pod's monitor is of an earlier version, which has neither other formats nor limits; "
+             "pods that are started from now on have them", what);
+}
+
+Result<PolicyParts> DescribePolicy(const ContainerLaunch& launch, const std::string& cgroup_path) {
+  const LogTarget& log = launch.log;
+  PolicyParts out;
+  out.policy.log_format = log.format == LogFormat::kJson ? shim::LogFormat::kJson : shim::LogFormat::kCri;
+  out.policy.log_mode = log.mode == LogMode::kDrop ? shim::LogMode::kDrop : shim::LogMode::kBlock;
+  out.policy.log_rate = log.rate;
+  if (launch.keep_stdin && launch.stdin_once) out.flags |= shim::kStdinOnce;
+  if (log.max_bytes != 0) {
+    out.policy.log_bytes = log.max_bytes;
+    out.policy.log_files = log.max_files;
+    const size_t slash = log.path.rfind('/');
+    TRY(Put(out.policy.log_name, log.path.substr(slash + 1), "name of the log file"));
+    out.fds.push_back(TRY(Open(log.path.substr(0, slash + 1), O_PATH | O_DIRECTORY)));
+    out.flags |= shim::kHasLogDir;
+  }
+  FactDirs facts = OpenFactDirs(cgroup_path);
+  out.policy.fact_fds = facts.which;
+  for (unique_fd& fd : facts.fds) out.fds.push_back(std::move(fd));
+  return out;
 }
 
 namespace {
@@ -129,6 +114,7 @@ struct Greeting {
   PodHandle handle;
   unique_fd pidfd, shm;
   pid_t init = 0;
+  uint16_t minor = 0;    // the older one of both sides
 };
 Greeting ReadGreeting(Packet& packet) {
   auto reply = packet.As<shim::HelloReply>();
@@ -144,6 +130,7 @@ Greeting ReadGreeting(Packet& packet) {
   take(shim::kFdShm, out.shm);
   out.handle.monitor = reply.pid;
   out.init = reply.init;
+  out.minor = std::min(reply.minor, shim::kMinor);
   if (out.handle.netns) out.handle.netns_path = fmt::format("/proc/{}/ns/net", reply.pid);
   return out;
 }
@@ -244,6 +231,7 @@ Result<PodHandle> ShimLauncher::Spawn(const std::shared_ptr<PodLink>& link, cons
     link->shm = std::move(greeting.shm);
     link->own_net = greeting.handle.netns.valid();
     link->init = greeting.init;
+    link->Settle(greeting.minor);
     TRY(link->Attach(std::move(ours), std::move(greeting.pidfd), greeting.handle.monitor));
     return std::move(greeting.handle);
   }
@@ -267,16 +255,16 @@ Result<AdoptedPod> ShimLauncher::Adopt(const PodLaunch& pod, const Deadline& unt
   link->own_net = greeting.handle.netns.valid();
   link->init = greeting.init;
   AdoptedPod adopted{pod.id, std::move(greeting.handle), {}};
-  auto parts = TRY(link->Call({Type::kList, {}, {}}, until, what));
+  link->Settle(greeting.minor);
+  auto parts = TRY(link->Call({link->facts() ? Type::kFacts : Type::kList, {}, {}}, until, what));
   for (const Packet& part : parts) {
-    for (size_t at = 0; at + sizeof(shim::ContainerEntry) <= part.body.size(); at += sizeof(shim::ContainerEntry)) {
-      shim::ContainerEntry entry;
-      memcpy(&entry, part.body.data() + at, sizeof entry);
-      entry.id[shim::kIdSize - 1] = '\0';
-      ContainerFacts facts{ContainerId(entry.id), entry.pid, entry.started_at != 0, entry.started_at, std::nullopt};
-      if (entry.state == shim::State::kExited) {
-        facts.exit = ExitFacts{facts.id, entry.exit_code, entry.finished_at};
+    for (ContainerFacts& facts : ContainersOf(part, link->facts())) {
+      if (facts.exit) {
         link->TellExit(*facts.exit);
+      } else if (const std::string path = CgroupOf(*link, facts.id); !path.empty()) {
+        const cgroup::Layout* layout = TRY(cgroup::Host());
+        facts.paused = cgroup::IsFrozen(*layout, {path}).value_or(false);
+        link->SetPaused(facts.id, facts.paused);
       }
       adopted.containers.push_back(std::move(facts));
     }
@@ -315,6 +303,7 @@ Result<pid_t> ShimLauncher::CreateContainer(const ContainerLaunch& launch, const
   auto link = TRY(Need(launch.pod));
   if (launch.spec == nullptr || !launch.spec->process || launch.spec->process->args.empty())
     return Err(Code::kInvalidArgument, "{}: process.args: must name a program", what);
+  TRY(CheckLog(launch.log, link->facts(), what));
   if (!launch.handler.empty()) return CreateForeign(link, launch, until);
   shim::CreateRequest request;
   TRY(Put(request.id, launch.id.str(), "container id"));
@@ -353,6 +342,13 @@ Result<pid_t> ShimLauncher::CreateContainer(const ContainerLaunch& launch, const
     request.flags |= shim::kHasLog;
     message.fds.push_back(log.get());
   }
+  PolicyParts policy;
+  if (link->facts()) {
+    policy = TRY(DescribePolicy(launch, prepared.cgroup.path));
+    request.policy = policy.policy;
+    request.flags |= policy.flags;
+    for (const unique_fd& fd : policy.fds) message.fds.push_back(fd.get());
+  }
   for (int fd : prepared.RawFds()) message.fds.push_back(fd);
   if (message.fds.size() > shim::kMaxFds)
     return Err(Code::kInvalidArgument, "{}: mounts: {} need descriptors, at most {} can", what, prepared.fds.size(), shim::kMaxFds - 2);
@@ -366,6 +362,7 @@ Result<pid_t> ShimLauncher::CreateContainer(const ContainerLaunch& launch, const
   request.plan_fds = static_cast<uint32_t>(prepared.fds.size());
   request.plan_size = prepared.plan.size();
   message.body = Bytes(request);
+  if (!link->facts()) message.body.resize(offsetof(shim::CreateRequest, policy));
   link->Forget(launch.id);
   const ContainerId id = launch.id;
   auto parts = TRY(link->Call(message, until, what, [id](PodLink& late, const Packet&) {
@@ -422,6 +419,7 @@ Result<ExecHandle> ShimLauncher::Exec(const ExecLaunch& launch, const Deadline& 
   auto link = TRY(Need(launch.pod));
   if (launch.process == nullptr || launch.process->args.empty())
     return Err(Code::kInvalidArgument, "{}: args: must name a program", what);
+  if (link->IsPaused(launch.container)) return Err(Code::kConflict, "{}: container is paused", what);
   if (link->IsForeign(launch.container)) return ExecForeign(*link, launch, until);
   shim::ExecRequest request;
   TRY(Put(request.container, launch.container.str(), "container id"));
@@ -467,22 +465,6 @@ Result<void> ShimLauncher::ReopenLog(const PodId& pod, const ContainerId& id, co
   auto link = TRY(Need(pod));
   unique_fd log = TRY(OpenLog(path));
   TRY(link->Call({Type::kReopenLog, TRY(ContainerBody(id)), {log.get()}}, until, fmt::format("reopen the log of {}", id.Short())));
-  return {};
-}
-
-Result<void> ShimLauncher::Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns, const Deadline& until) {
-  auto link = TRY(Need(pod));
-  shim::ResizeRequest request;
-  TRY(Put(request.id, id.str(), "container id"));
-  request.rows = rows;
-  request.columns = columns;
-  TRY(link->Call({Type::kResize, Bytes(request), {}}, until, fmt::format("resize the terminal of {}", id.Short())));
-  return {};
-}
-
-Result<void> ShimLauncher::CloseStdin(const PodId& pod, const ContainerId& id, const Deadline& until) {
-  auto link = TRY(Need(pod));
-  TRY(link->Call({Type::kCloseStdin, TRY(ContainerBody(id)), {}}, until, fmt::format("close stdin of {}", id.Short())));
   return {};
 }
 

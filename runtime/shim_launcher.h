@@ -41,9 +41,15 @@ class ShimLauncher final : public Launcher {
   Result<void> SignalExec(const PodId& pod, uint64_t exec, int signal, const Deadline& until) override;
   Result<void> ReopenLog(const PodId& pod, const ContainerId& id, const std::string& path, const Deadline& until) override;
 
-  // Of the container's terminal or held standard input. kConflict when it has none.
-  Result<void> Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns, const Deadline& until);
-  Result<void> CloseStdin(const PodId& pod, const ContainerId& id, const Deadline& until);
+  Result<AttachHandle> Attach(const AttachLaunch& launch, const Deadline& until) override;
+  Result<void> Detach(const PodId& pod, uint64_t attach, const Deadline& until) override;
+  Result<void> CloseStdin(const PodId& pod, const ContainerId& id, const Deadline& until) override;
+  Result<void> Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns, const Deadline& until) override;
+  Result<void> ResizeExec(const PodId& pod, uint64_t exec, uint16_t rows, uint16_t columns, const Deadline& until) override;
+  Result<void> Pause(const PodId& pod, const ContainerId& id, const Deadline& until) override;
+  Result<void> Resume(const PodId& pod, const ContainerId& id, const Deadline& until) override;
+  Result<void> Update(const PodId& pod, const ContainerId& id, const oci::Resources& resources, const Deadline& until) override;
+  Result<ContainerUsage> Usage(const PodId& pod, const ContainerId& id, const Deadline& until) override;
   pid_t spawner() const;  // of the spawner process; -1: none now
 
  private:
@@ -58,6 +64,7 @@ class ShimLauncher final : public Launcher {
 
   Result<PodHandle> Spawn(const std::shared_ptr<PodLink>& link, const PodLaunch& pod, const Deadline& until);
   Result<std::shared_ptr<PodLink>> Need(const PodId& pod) const;
+  Result<void> Freeze(const PodId& pod, const ContainerId& id, bool frozen, const Deadline& until);
 
   const std::map<std::string, Handler> handlers_;
   std::unique_ptr<Links> links_;

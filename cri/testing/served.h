@@ -83,6 +83,36 @@ class PassingLauncher : public runtime::Launcher {
                          const Deadline& until) override {
     return base_.ReopenLog(pod, id, path, until);
   }
+  Result<runtime::AttachHandle> Attach(const runtime::AttachLaunch& launch, const Deadline& until) override {
+    return base_.Attach(launch, until);
+  }
+  Result<void> Detach(const PodId& pod, uint64_t attach, const Deadline& until) override {
+    return base_.Detach(pod, attach, until);
+  }
+  Result<void> CloseStdin(const PodId& pod, const ContainerId& id, const Deadline& until) override {
+    return base_.CloseStdin(pod, id, until);
+  }
+  Result<void> Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns,
+                      const Deadline& until) override {
+    return base_.Resize(pod, id, rows, columns, until);
+  }
+  Result<void> ResizeExec(const PodId& pod, uint64_t exec, uint16_t rows, uint16_t columns,
+                          const Deadline& until) override {
+    return base_.ResizeExec(pod, exec, rows, columns, until);
+  }
+  Result<void> Pause(const PodId& pod, const ContainerId& id, const Deadline& until) override {
+    return base_.Pause(pod, id, until);
+  }
+  Result<void> Resume(const PodId& pod, const ContainerId& id, const Deadline& until) override {
+    return base_.Resume(pod, id, until);
+  }
+  Result<void> Update(const PodId& pod, const ContainerId& id, const runtime::oci::Resources& resources,
+                      const Deadline& until) override {
+    return base_.Update(pod, id, resources, until);
+  }
+  Result<runtime::ContainerUsage> Usage(const PodId& pod, const ContainerId& id, const Deadline& until) override {
+    return base_.Usage(pod, id, until);
+  }
 
  private:
   runtime::Launcher& base_;

@@ -18,6 +18,12 @@ Result<void> Put(std::span<char> to, std::string_view value, std::string_view wh
   return {};
 }
 
+Result<std::string> ContainerBody(const ContainerId& id) {
+  shim::ContainerRequest request;
+  TRY(Put(request.id, id.str(), "container id"));
+  return Bytes(request);
+}
+
 Result<void> SendPacket(int socket, const Outgoing& message, uint64_t request, const Deadline& until, std::string_view what) {
   if (message.fds.size() > shim::kMaxFds)
     return Err(Code::kResourceExhausted, "{}: {} descriptors are too many for one message, at most {}", what,

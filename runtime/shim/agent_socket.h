@@ -8,6 +8,7 @@
 
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/id.h"
 #include "base/unique_fd.h"
 #include "runtime/shim/protocol.h"
 
@@ -40,6 +41,7 @@ std::string Bytes(const T& message) {
 }
 // Copies an id or name into a message's fixed array. kInvalidArgument when it does not fit.
 Result<void> Put(std::span<char> to, std::string_view value, std::string_view what);
+Result<std::string> ContainerBody(const ContainerId& id);  // a ContainerRequest
 
 // Waits while the socket's buffer is full. kUnavailable when the peer is gone. The message carries `until`, so that a
 // monitor that comes to it too late leaves it undone.

@@ -7,15 +7,20 @@
 #include <unistd.h>
 
 #include "runtime/init/text.h"
-#include "runtime/shim/protocol.h"
 
 namespace berth::shim {
 
-bool WriteExitRecord(int state_dir, const char* id, int exit_code, int64_t finished_at) {
-  init::Line<128> name, temporary, record;
-  name.text << id << kRecordSuffix;
+bool WriteExitRecord(int state_dir, const ExitEvent& exit) {
+  init::Line<128> name, temporary;
+  init::Line<kRecordLimit> record;
+  const ExitDetails& d = exit.details;
+  auto number = [](auto value) { return static_cast<unsigned long>(value); };
+  name.text << exit.id << kRecordSuffix;
   temporary.text << name.bytes << ".tmp";
-  record.text << kRecordFormat << exit_code << " " << static_cast<unsigned long>(finished_at) << "\n";
+  record.text << kRecordFormat << exit.exit_code << " " << number(exit.finished_at) << "\n";
+  record.text << "signal=" << d.signal << " oom_kills=" << d.oom_kills << " oom_killed=" << d.oom_killed
+              << " user_ns=" << number(d.user_ns) << " system_ns=" << number(d.system_ns) << " memory_peak=" << number(d.memory_peak)
+              << " log_dropped=" << number(d.log_dropped) << "\n";
   int fd = openat(state_dir, temporary.bytes, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0) return false;
   size_t size = strlen(record.bytes);

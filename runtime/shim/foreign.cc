@@ -23,10 +23,10 @@ constexpr int64_t kAdoptTime = 5'000 * kMillisecond;  // for what stands between
 constexpr int64_t kAdoptEvery = 2 * kMillisecond;
 constexpr const char kLog[] = "monitor.log";  // in the bundle: why a command could not be run
 
-enum class Phase : uint8_t { kFree = 0, kRunning, kAdopting };
+enum class Step : uint8_t { kFree = 0, kRunning, kAdopting };
 
 struct Command {
-  Phase phase;
+  Step phase;
   Verb verb;
   bool abandoned;  // its container is to be deleted: `delete_*` waits for that
   pid_t pid;       // of the command
@@ -53,7 +53,7 @@ Client* ClientOf(int index) {
 
 Command* NewCommand() {
   for (Command& c : commands) {
-    if (c.phase != Phase::kFree) continue;
+    if (c.phase != Step::kFree) continue;
     memset(static_cast<void*>(&c), 0, sizeof c);
     c.bundle = c.console = c.process_fd = c.client = c.delete_client = -1;
     return &c;
@@ -65,7 +65,7 @@ void Free(Command* c) {
   CloseFd(&c->bundle);
   CloseFd(&c->console);
   CloseFd(&c->process_fd);
-  c->phase = Phase::kFree;
+  c->phase = Step::kFree;
   --at_work;
 }
 
@@ -117,7 +117,7 @@ pid_t ReadPid(const Command& c) {
 }
 
 // The terminal's master, from the connection that the runtime left on the console socket; -1: there is none.
-int TakeTerminal(int console) {
+int AcceptTerminal(int console) {
   int connection = accept4(console, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (connection < 0) return -1;
   char name[256];
@@ -187,13 +187,14 @@ void FinishStart(Command* c, bool good) {
 // The process is our child.
 void FinishProcess(Command* c) {
   int terminal = -1;
-  if (c->console >= 0 && (terminal = TakeTerminal(c->console)) < 0) {
+  if (c->console >= 0 && (terminal = AcceptTerminal(c->console)) < 0) {
     Refuse(c, Status::kState, 0, "the runtime sent no terminal for container ", c->container->id);
     return Drop(c);
   }
   if (c->exec != nullptr) {
     c->exec->pid = c->process;
     c->exec->pidfd = c->process_fd;
+    HoldSlave(c->exec, terminal);
     ExecReply reply;
     reply.exec = c->exec->id;
     reply.pid = c->process;
@@ -205,9 +206,8 @@ void FinishProcess(Command* c) {
     container->pid = c->process;
     container->pidfd = c->process_fd;
     if (terminal >= 0) {
-      container->terminal = container->outputs[0].fd = terminal;
       container->outputs[0].stream.terminal = true;
-      fcntl(terminal, F_SETFL, O_NONBLOCK);
+      TakeTerminal(container, terminal);
       WatchOutputs(container);
     }
     PidReply reply;
@@ -226,7 +226,7 @@ void Adopt(Command* c) {
     return Drop(c);
   }
   if (IsOurChild(c->process_fd)) return FinishProcess(c);
-  c->phase = Phase::kAdopting;  // a helper of the runtime is still its parent
+  c->phase = Step::kAdopting;  // a helper of the runtime is still its parent
   c->give_up = Monotonic() + kAdoptTime;
 }
 
@@ -330,6 +330,8 @@ void StartForeign(const Request& r) {
     memcpy(container->id, request.id, kIdSize);
     container->state = State::kCreated;
     container->foreign = container->busy = true;
+    container->tty = (request.flags & kTty) != 0;
+    container->keep_stdin = (request.flags & kKeepStdin) != 0;
     container->outputs[1].stream.error = true;
     if (!(request.flags & kTty) && !MakeStdio(container, request.flags, &stdio)) {
       Refuse(r.client, r.id, Status::kSystem, errno, "make pipes for container ", request.id);
@@ -341,6 +343,7 @@ void StartForeign(const Request& r) {
     c->exec = table.NewExec();
     if (c->exec == nullptr) return Refuse(r.client, r.id, Status::kFull, 0, "too many execs run in the pod");
     c->exec->exit = m.TakeFd(next++);
+    c->exec->container = table.Place(container);
     fcntl(c->exec->exit, F_SETFL, O_NONBLOCK);
     int* streams[] = {&stdio.in, &stdio.out, &stdio.err};
     for (uint32_t i = 0; i < 3 && !(request.flags & kTty); ++i)
@@ -361,7 +364,7 @@ void StartForeign(const Request& r) {
   if (pid == 0) Become(m.fds[0], c->bundle, stdio, words, environment);
   int sys = errno;
   CloseStdio(&stdio);
-  c->phase = Phase::kRunning;
+  c->phase = Step::kRunning;
   ++at_work;
   if (pid < 0) {
     if (request.verb == Verb::kStart) container->started_at = 0;
@@ -375,12 +378,12 @@ void StartForeign(const Request& r) {
 
 void AbandonForeign(const Request& r, Container* container) {
   for (Command& c : commands) {
-    if (c.phase == Phase::kFree || c.container != container || c.verb != Verb::kCreate) continue;
+    if (c.phase == Step::kFree || c.container != container || c.verb != Verb::kCreate) continue;
     if (c.abandoned) return Refuse(r.client, r.id, Status::kState, 0, "container is being deleted: ", container->id);
     c.abandoned = true;
     c.delete_client = static_cast<int>(r.client - self.clients);
     c.delete_request = r.id;
-    if (c.phase == Phase::kRunning) {
+    if (c.phase == Step::kRunning) {
       kill(c.pid, SIGKILL);
     } else {
       Refuse(&c, Status::kState, 0, "it was deleted meanwhile: container ", container->id);
@@ -393,29 +396,28 @@ void AbandonForeign(const Request& r, Container* container) {
 
 bool ForeignAtWork() { return at_work > 0; }
 
-pid_t ReapForeign(int* status) {
+pid_t ReapForeign(int* status, rusage* usage) {
   for (Command& c : commands) {
-    if (c.phase != Phase::kRunning || waitpid(c.pid, status, WNOHANG) <= 0) continue;
+    if (c.phase != Step::kRunning || wait4(c.pid, status, WNOHANG, usage) <= 0) continue;
     pid_t pid = c.pid;
     CommandDied(&c, *status);
     return pid;  // of nobody else
   }
   for (uint32_t i = 0; i < table.container_end; ++i) {
     Container& c = table.containers[i];
-    if (c.state != State::kFree && !c.dead && !c.early && c.pid > 0 && waitpid(c.pid, status, WNOHANG) > 0)
-      return c.pid;
+    if (c.state != State::kFree && !c.dead && !c.early && c.pid > 0 && wait4(c.pid, status, WNOHANG, usage) > 0) return c.pid;
   }
   for (uint32_t i = 0; i < table.exec_end; ++i) {
     Exec& e = table.execs[i];
-    if (e.id != 0 && e.pid > 0 && waitpid(e.pid, status, WNOHANG) > 0) return e.pid;
+    if (e.id != 0 && e.pid > 0 && wait4(e.pid, status, WNOHANG, usage) > 0) return e.pid;
   }
-  return self.pod.init > 0 && waitpid(self.pod.init, status, WNOHANG) > 0 ? self.pod.init : 0;
+  return self.pod.init > 0 && wait4(self.pod.init, status, WNOHANG, usage) > 0 ? self.pod.init : 0;
 }
 
 void KillForeign() {
   for (Command& c : commands) {
-    if (c.phase == Phase::kRunning) kill(c.pid, SIGKILL);
-    if (c.phase != Phase::kAdopting) continue;
+    if (c.phase == Step::kRunning) kill(c.pid, SIGKILL);
+    if (c.phase != Step::kAdopting) continue;
     Refuse(&c, Status::kState, 0, "the pod is being stopped");
     Drop(&c);
   }
@@ -423,7 +425,7 @@ void KillForeign() {
 
 void ForgetClient(int index) {
   for (Command& c : commands) {
-    if (c.phase == Phase::kFree) continue;
+    if (c.phase == Step::kFree) continue;
     if (c.client == index) c.client = -1;
     if (c.delete_client == index) c.delete_client = -1;
   }
@@ -433,7 +435,7 @@ int64_t ForeignTimer(int64_t now) {
   if (at_work == 0) return 0;
   bool waiting = false, changed = false;
   for (Command& c : commands) {
-    if (c.phase != Phase::kAdopting) continue;
+    if (c.phase != Step::kAdopting) continue;
     if (IsOurChild(c.process_fd)) {
       FinishProcess(&c);
       changed = true;

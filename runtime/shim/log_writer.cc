@@ -1,211 +1,25 @@
 #include "runtime/shim/log_writer.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
+#include "runtime/init/text.h"
 
 namespace berth::shim {
 namespace {
-
-size_t Smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 void* MapPages(size_t size) {
   void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return at == MAP_FAILED ? nullptr : at;
 }
 
-// Copies up to `limit` bytes and stops before a newline; returns how many, *newline says why it stopped. Reads and writes
-// up to 15 bytes further: one pass over the bytes is what makes short lines cheap.
-size_t CopyLine(char* out, const char* in, size_t limit, bool* newline) {
-  *newline = false;
-#ifdef __SSE2__
-  const __m128i lf = _mm_set1_epi8('\n');
-  for (size_t at = 0; at < limit; at += 16) {
-    __m128i block = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + at));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + at), block);
-    int mask = _mm_movemask_epi8(_mm_cmpeq_epi8(block, lf));
-    if (mask == 0) continue;
-    size_t found = at + static_cast<size_t>(__builtin_ctz(static_cast<unsigned>(mask)));
-    if (found >= limit) return limit;
-    *newline = true;
-    return found;
-  }
-  return limit;
-#else
-  const void* found = memchr(in, '\n', limit);
-  size_t count = found == nullptr ? limit : static_cast<size_t>(static_cast<const char*>(found) - in);
-  memcpy(out, in, count);
-  *newline = found != nullptr;
-  return count;
-#endif
-}
-
-void Digits(char* out, uint32_t value, int count) {
-  for (int i = count - 1; i >= 0; --i, value /= 10) out[i] = static_cast<char>('0' + value % 10);
-}
-
-char* PutPrefix(char* out, const Stamp& stamp, const LogStream& stream, char tag) {
-  memcpy(out, stamp.prefix, kPrefix);
-  if (stream.error) memcpy(out + 34, "err", 3);  // "stdout" -> "stderr"
-  out[38] = tag;
-  return out + kPrefix;
-}
-
-// May an unfinished line of this length wait for more? On a terminal a CR beyond the limit waits for its LF.
-bool MayHold(const LogStream& stream, const char* line, size_t size) {
-  return size <= kMaxLine || (stream.terminal && size == kMaxLine + 1 && line[kMaxLine] == '\r');
-}
-
 }  // namespace
-
-Hold* HoldPool::Take() {
-  if (count_ > 0) return free_[--count_];
-  return static_cast<Hold*>(MapPages(sizeof(Hold)));
-}
-
-void HoldPool::Give(Hold* hold) {
-  if (hold == nullptr) return;
-  if (count_ < kKeep) {
-    free_[count_++] = hold;
-  } else {
-    munmap(hold, sizeof(Hold));
-  }
-}
-
-void HoldPool::Trim() {
-  while (count_ > 0) munmap(free_[--count_], sizeof(Hold));
-}
-
-void Stamp::Set(int64_t unix_nanos) {
-  int64_t seconds = unix_nanos / 1000000000;
-  int64_t nanos = unix_nanos % 1000000000;
-  if (nanos < 0) {
-    nanos += 1000000000;
-    --seconds;
-  }
-  int64_t days = seconds / 86400;
-  int64_t rest = seconds % 86400;
-  if (rest < 0) {
-    rest += 86400;
-    --days;
-  }
-  // Days since 1970-01-01 to a date, with years that begin in March so that the leap day is the last of its year.
-  days += 719468;
-  int64_t era = (days >= 0 ? days : days - 146096) / 146097;
-  uint32_t of_era = static_cast<uint32_t>(days - era * 146097);
-  uint32_t year_of_era = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
-  uint32_t of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-  uint32_t month_from_march = (5 * of_year + 2) / 153;
-  uint32_t day = of_year - (153 * month_from_march + 2) / 5 + 1;
-  uint32_t month = month_from_march < 10 ? month_from_march + 3 : month_from_march - 9;
-  int64_t year = static_cast<int64_t>(year_of_era) + era * 400 + (month <= 2 ? 1 : 0);
-  uint32_t in_day = static_cast<uint32_t>(rest);
-
-  memcpy(prefix, "0000-00-00T00:00:00.000000000Z stdout F ", kPrefix);
-  Digits(prefix, static_cast<uint32_t>(year), 4);
-  Digits(prefix + 5, month, 2);
-  Digits(prefix + 8, day, 2);
-  Digits(prefix + 11, in_day / 3600, 2);
-  Digits(prefix + 14, in_day / 60 % 60, 2);
-  Digits(prefix + 17, in_day % 60, 2);
-  Digits(prefix + 20, static_cast<uint32_t>(nanos), 9);
-}
-
-size_t FormatRecords(LogStream& stream, HoldPool& pool, const Stamp& stamp, const char* in, size_t size, size_t* used,
-                     char* out, size_t capacity) {
-  const char* at = in;
-  const char* const end = in + size;
-  char* to = out;
-  char* const to_end = out + capacity - kSlop;
-  while (at < end && to_end - to >= static_cast<ptrdiff_t>(kMaxRecord)) {
-    bool newline = false;
-    if (stream.held == 0) {
-      // The line begins in this input: it is formatted as it is copied, and taken back when it turns out unfinished.
-      char* content = to + kPrefix;
-      size_t count = CopyLine(content, at, Smaller(static_cast<size_t>(end - at), kMaxLine + 2), &newline);
-      size_t length = count;
-      if (newline && stream.terminal && length > 0 && content[length - 1] == '\r') --length;
-      if (newline && length <= kMaxLine) {
-        PutPrefix(to, stamp, stream, 'F');
-        content[length] = '\n';
-        to = content + length + 1;
-        at += count + 1;
-        continue;
-      }
-      if (!newline && at + count == end && MayHold(stream, at, count)) {
-        if (stream.hold == nullptr) stream.hold = pool.Take();
-        if (stream.hold != nullptr) {
-          memcpy(stream.hold->bytes, at, count);
-          stream.held = static_cast<uint32_t>(count);
-          at = end;
-          continue;
-        }
-      }
-      length = Smaller(count, kMaxLine);
-      PutPrefix(to, stamp, stream, 'P');
-      content[length] = '\n';
-      to = content + length + 1;
-      at += length;
-      continue;
-    }
-    char* line = stream.hold->bytes;
-    size_t room = kMaxLine + 2 - stream.held;
-    size_t count = CopyLine(line + stream.held, at, Smaller(static_cast<size_t>(end - at), room), &newline);
-    size_t total = stream.held + count;
-    at += count;
-    size_t length = total;
-    if (newline && stream.terminal && line[length - 1] == '\r') --length;
-    bool full = newline && length <= kMaxLine;
-    if (!full && !newline && at == end && MayHold(stream, line, total)) {
-      stream.held = static_cast<uint32_t>(total);
-      continue;
-    }
-    if (!full) length = kMaxLine;
-    char* content = PutPrefix(to, stamp, stream, full ? 'F' : 'P');
-    memcpy(content, line, length);
-    content[length] = '\n';
-    to = content + length + 1;
-    if (full) {
-      ++at;  // the newline
-      stream.held = 0;
-      pool.Give(stream.hold);
-      stream.hold = nullptr;
-    } else {
-      stream.held = static_cast<uint32_t>(total - kMaxLine);  // one or two bytes
-      memmove(line, line + kMaxLine, stream.held);
-    }
-  }
-  if (stream.held == 0 && stream.hold != nullptr) {
-    pool.Give(stream.hold);
-    stream.hold = nullptr;
-  }
-  *used = static_cast<size_t>(at - in);
-  return static_cast<size_t>(to - out);
-}
-
-size_t FlushRecords(LogStream& stream, HoldPool& pool, const Stamp& stamp, char* out, size_t /*capacity*/) {
-  char* to = out;
-  size_t done = 0;
-  while (done < stream.held) {
-    size_t length = Smaller(stream.held - done, kMaxLine);
-    char* content = PutPrefix(to, stamp, stream, 'P');
-    memcpy(content, stream.hold->bytes + done, length);
-    content[length] = '\n';
-    to = content + length + 1;
-    done += length;
-  }
-  stream.held = 0;
-  pool.Give(stream.hold);
-  stream.hold = nullptr;
-  return static_cast<size_t>(to - out);
-}
 
 // What a file has not taken: formatted records that begin at a record's start, then raw input of `stream`.
 struct LogFile::Stall {
@@ -218,22 +32,52 @@ struct LogFile::Stall {
   char* in() { return out() + out_size; }
 };
 
-bool LogFile::Send(const char* bytes, size_t size, size_t* sent) {
+// Writes until all is written or refused.
+bool LogFile::Push(const char* bytes, size_t size, size_t* sent) {
   size_t done = 0;
-  while (done < size) {
+  bool good = true;
+  while (good && done < size) {
     ssize_t n = write(fd_, bytes + done, size - done);
     if (n > 0) {
       done += static_cast<size_t>(n);
-    } else if (n < 0 && errno == EINTR) {
-      continue;
-    } else {
+    } else if (n >= 0 || errno != EINTR) {
       error_ = n < 0 ? errno : ENOSPC;
-      *sent = done;
-      return false;
+      ++counters_.errors;
+      good = false;
     }
   }
-  error_ = 0;
-  *sent = done;
+  if (good) error_ = 0;
+  size_ += done;
+  counters_.bytes += done;
+  *sent += done;
+  return good;
+}
+
+// `whole`: `bytes` begin with a record. *sent counts from 0 also when it fails.
+bool LogFile::Send(const char* bytes, size_t size, size_t* sent, bool whole) {
+  *sent = 0;
+  if (max_bytes_ == 0) return Push(bytes, size, sent);
+  if (!whole) {   // the rest of a record belongs to its beginning
+    size_t rest = FindLine(bytes, size);
+    if (rest < size) ++rest;
+    if (!Push(bytes, rest, sent)) return false;
+  }
+  while (*sent < size) {
+    const char* at = bytes + *sent;
+    size_t left = size - *sent;
+    uint64_t room = max_bytes_ > size_ ? max_bytes_ - size_ : 0;
+    size_t part = left;
+    if (left > room) {
+      part = static_cast<size_t>(room);
+      while (part > 0 && at[part - 1] != '\n') --part;
+      if (part == 0 && size_ > 0 && Turn()) continue;
+      if (part == 0) {   // a record that is longer than a file may be, or no next file is to be had now
+        part = size_ == 0 ? FindLine(at, left) : left;
+        if (part < left) ++part;
+      }
+    }
+    if (!Push(at, part, sent)) return false;
+  }
   return true;
 }
 
@@ -254,7 +98,7 @@ bool LogFile::Keep(LogStream* stream, const char* out, size_t out_size, size_t s
     timespec pause{0, 100'000'000};
     nanosleep(&pause, nullptr);
     size_t more = 0;
-    bool all = Send(out + sent, out_size - sent, &more);
+    bool all = Push(out + sent, out_size - sent, &more);
     sent += more;
     if (all) return true;
     begin = sent;
@@ -277,7 +121,14 @@ bool LogFile::Write(LogStream& stream, HoldPool& pool, const Stamp& stamp, const
 bool LogFile::Flush(LogStream& stream, HoldPool& pool, const Stamp& stamp, char* out) {
   if (stream.held == 0) return true;
   size_t sent = 0;
-  size_t length = FlushRecords(stream, pool, stamp, out, kOutput);
+  size_t length = FlushRecords(stream, pool, stamp, out);
+  if (fd_ == kNone || Send(out, length, &sent)) return true;
+  return Keep(&stream, out, length, sent, nullptr, 0);
+}
+
+bool LogFile::Notice(LogStream& stream, const Stamp& stamp, char* out) {
+  size_t sent = 0;
+  size_t length = FormatNotice(stream, stamp, out);
   if (fd_ == kNone || Send(out, length, &sent)) return true;
   return Keep(&stream, out, length, sent, nullptr, 0);
 }
@@ -286,7 +137,7 @@ bool LogFile::Retry(HoldPool& pool, const Stamp& stamp, char* out) {
   if (stall_ == nullptr) return true;
   Stall* stall = stall_;
   size_t sent = 0;
-  bool all = Send(stall->out() + stall->partial, stall->out_size - stall->partial, &sent);
+  bool all = Send(stall->out() + stall->partial, stall->out_size - stall->partial, &sent, stall->partial == 0);
   if (!all) {
     size_t taken = stall->partial + sent;
     size_t begin = taken;
@@ -312,8 +163,75 @@ void LogFile::Reopen(int fd) {
       stall_->partial = 0;
   }
   if (fd_ != kNone) close(fd_);
+  Open(fd);
+}
+
+void LogFile::Open(int fd) {
   fd_ = fd;
   error_ = 0;
+  Measure();
+}
+
+void LogFile::Rotate(int dir, const char* name, uint64_t max_bytes, uint32_t files) {
+  dir_ = dir;
+  strncpy(name_, name, sizeof name_ - 1);
+  max_bytes_ = max_bytes;
+  files_ = files;
+  Measure();
+}
+
+void LogFile::Measure() {
+  struct stat status;
+  size_ = max_bytes_ != 0 && fd_ != kNone && fstat(fd_, &status) == 0 ? static_cast<uint64_t>(status.st_size) : 0;
+}
+
+// Begins the next file. False: this one must do for now, nothing has changed.
+bool LogFile::Turn() {
+  if (files_ <= 1) {
+    if (ftruncate(fd_, 0) < 0) return false;
+    size_ = 0;
+    ++counters_.rotations;
+    return true;
+  }
+  // The new file first: on a full disk the old one is still in its place. Under another name until then, and never through
+  // a link, as the directory may be mounted in a container.
+  init::Line<300> next;
+  next.text << name_ << ".next";
+  int fd = -1;
+  for (int attempt = 0; attempt < 2 && fd < 0; ++attempt) {
+    fd = openat(dir_, next.bytes, O_WRONLY | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0640);
+    if (fd < 0 && (errno != EEXIST || unlinkat(dir_, next.bytes, 0) < 0)) break;
+  }
+  // Up to the first number that is free, or the last that is kept.
+  uint32_t last = 1;
+  for (struct stat status; last < files_ - 1; ++last) {
+    init::Line<300> numbered;
+    numbered.text << name_ << "." << last;
+    if (fstatat(dir_, numbered.bytes, &status, AT_SYMLINK_NOFOLLOW) < 0) break;
+  }
+  bool good = fd >= 0;
+  for (uint32_t i = last; good && i >= 1; --i) {
+    init::Line<300> from, to;
+    from.text << name_;
+    if (i > 1) from.text << "." << (i - 1);
+    to.text << name_ << "." << i;
+    good = renameat(dir_, from.bytes, dir_, to.bytes) == 0 || errno == ENOENT;
+  }
+  good = good && renameat(dir_, next.bytes, dir_, name_) == 0;
+  if (!good) {
+    error_ = errno;
+    ++counters_.errors;
+    if (fd >= 0) {
+      close(fd);
+      unlinkat(dir_, next.bytes, 0);
+    }
+    return false;
+  }
+  close(fd_);
+  fd_ = fd;
+  size_ = 0;
+  ++counters_.rotations;
+  return true;
 }
 
 void LogFile::Close(HoldPool& pool) {
@@ -321,7 +239,9 @@ void LogFile::Close(HoldPool& pool) {
   if (stall_ != nullptr) munmap(stall_, stall_->mapped);
   stall_ = nullptr;
   if (fd_ != kNone) close(fd_);
+  if (dir_ >= 0) close(dir_);
   fd_ = kNone;
+  dir_ = -1;
 }
 
 }  // namespace berth::shim

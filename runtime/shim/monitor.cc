@@ -57,9 +57,9 @@ void Accept() {
 Table& table = *reinterpret_cast<Table*>(table_bytes);
 Monitor& self = *reinterpret_cast<Monitor*>(monitor_bytes);
 
-bool Watch(int fd, Source source, uint32_t index) {
+bool Watch(int fd, Source source, uint32_t index, uint32_t wanted) {
   epoll_event event{};
-  event.events = EPOLLIN;
+  event.events = wanted;
   event.data.u64 = static_cast<uint64_t>(source) << 32 | index;
   return epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) == 0;
 }
@@ -72,7 +72,9 @@ void Drop(Client* client) {
   if (client - self.clients == self.ending_client) self.ending_client = -1;
   ForgetClient(static_cast<int>(client - self.clients));
   close(client->fd);
+  uint32_t generation = client->generation + 1;
   *client = Client();
+  client->generation = generation;
 }
 
 void Answer(Client* client, uint64_t request, const void* body, size_t size, const int* fds, size_t count) {
@@ -89,25 +91,31 @@ void Refuse(Client* client, uint64_t request, Status status, int sys, const char
   Refuse(client, request, error);
 }
 
-void Refuse(Client* client, uint64_t request, const init::Failure& failure) {
-  ErrorReply error;
+void Fail(ErrorReply* reply, const init::Failure& failure) {
+  ErrorReply& error = *reply;
   error.status = failure.kind == 1   ? Status::kNoExecutable
                  : failure.kind == 2 ? Status::kNotExecutable
                                      : Status::kSystem;
   error.sys = failure.sys;
   static_assert(sizeof error.what >= sizeof failure.what);
   memcpy(error.what, failure.what, sizeof failure.what);
+}
+
+void Refuse(Client* client, uint64_t request, const init::Failure& failure) {
+  ErrorReply error;
+  Fail(&error, failure);
   Refuse(client, request, error);
 }
 
-bool SendHello(Client* client, uint64_t request) {
+bool SendHello(Client* client, uint64_t request, uint16_t minor) {
   HelloReply reply;
+  reply.minor = minor < kMinor ? minor : kMinor;
   int fds[8];
   size_t count = OpenHelloFds(self.pod, fds, &reply.fds);
   reply.pid = getpid();
   reply.init = self.pod.init > 0 ? self.pod.init : 0;
   memcpy(reply.pod, self.pod.id, kIdSize);
-  for (uint32_t i = 0; i < table.container_end; ++i) reply.containers += table.containers[i].state != State::kFree;
+  for (uint32_t i = 0; i < table.container_end; ++i) reply.containers += table.containers[i].state != State::kFree && table.containers[i].stage != Stage::kCreating;
   bool sent = Send(client->fd, Type::kReply, 0, request, &reply, sizeof reply, fds, count);
   for (size_t i = 0; i < count; ++i)
     if (fds[i] != self.pod.shm) close(fds[i]);
@@ -142,7 +150,7 @@ void RunMonitor(const Pod& pod, const MonitorFds& fds, uint64_t request) {
     Refuse(first, request, Status::kSystem, errno, "set up the monitor");
     _exit(1);
   }
-  if (!SendHello(first, request)) _exit(1);
+  if (!SendHello(first, request, kMinor)) _exit(1);
 
   while (true) {
     epoll_event events[32];
@@ -158,6 +166,11 @@ void RunMonitor(const Pod& pod, const MonitorFds& fds, uint64_t request) {
           if (c->state != State::kFree) ReadOutput(c, &c->outputs[index % 2]);
           break;
         }
+        case Source::kCreation: ContinueCreation(&table.containers[index]); break;
+        case Source::kExec: ContinueExec(&table.execs[index]); break;
+        case Source::kStdin: StdinWritable(&table.containers[index]); break;
+        case Source::kAttachIn: AttachReadable(&table.attaches[index]); break;
+        case Source::kAttachOut: AttachWritable(&table.attaches[index / 2], index % 2, events[i].events); break;
       }
     }
   }

@@ -59,7 +59,9 @@ TEST_F(MonitorTest, ProtocolRefusesWhatItDoesNotKnow) {
   ASSERT_TRUE(hello.has_value());
   EXPECT_EQ(hello->header.type, shim::Type::kReply);
   EXPECT_EQ(hello->As<shim::HelloReply>().major, 1);
-  EXPECT_EQ(hello->As<shim::HelloReply>().minor, 0);
+  EXPECT_EQ(hello->As<shim::HelloReply>().minor, shim::kMinor);
+  shim::HelloRequest older{.minor = 0};
+  EXPECT_EQ(client.Ask(shim::Type::kHello, Bytes(older))->As<shim::HelloReply>().minor, 0) << "the older of the two";
   EXPECT_EQ(StatusOf(client.Ask(shim::Type::kStart, Bytes(shim::ContainerRequest()))), shim::Status::kInvalid);
   EXPECT_EQ(StatusOf(client.Ask(shim::Type::kStart, "abc")), shim::Status::kNotFound) << "a short body reads as zeros behind it";
   shim::CreateRequest evil;

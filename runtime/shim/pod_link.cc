@@ -1,6 +1,5 @@
 #include "runtime/shim/pod_link.h"
 
-#include <dirent.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -9,10 +8,9 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 
-#include <charconv>
-
 #include "base/atomic_file.h"
 #include "base/log.h"
+#include "runtime/shim/exit_facts.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -71,38 +69,6 @@ bool Readable(int fd) {
 }
 
 }  // namespace
-
-Result<std::vector<ExitFacts>> ReadExitRecordsIn(const std::string& state_dir) {
-  std::vector<ExitFacts> out;
-  unique_fd dir_fd = TRY(Open(state_dir, O_RDONLY | O_DIRECTORY));
-  std::unique_ptr<DIR, int (*)(DIR*)> dir(::fdopendir(dir_fd.get()), ::closedir);
-  if (!dir) return SysErr("read {}", state_dir);
-  const int fd = dir_fd.release();
-  while (const dirent* entry = ::readdir(dir.get())) {
-    const std::string_view name(entry->d_name);
-    if (!name.ends_with(shim::kRecordSuffix)) continue;
-    auto text = ReadFileAt(fd, entry->d_name, 256);
-    std::string_view rest = text ? std::string_view(*text) : std::string_view();
-    ExitFacts facts{.id = ContainerId(std::string(name.substr(0, name.size() - std::string_view(shim::kRecordSuffix).size())))};
-    bool good = rest.starts_with(shim::kRecordFormat) && rest.ends_with('\n');
-    if (good) {
-      rest.remove_prefix(std::string_view(shim::kRecordFormat).size());
-      auto code = std::from_chars(rest.data(), rest.data() + rest.size(), facts.exit_code);
-      good = code.ec == std::errc() && *code.ptr == ' ';
-      if (good) {
-        auto at = std::from_chars(code.ptr + 1, rest.data() + rest.size(), facts.finished_at);
-        good = at.ec == std::errc() && *at.ptr == '\n';
-      }
-    }
-    if (!good) {
-      log::Warn("exit_record.damaged", {{"file", state_dir + "/" + entry->d_name}});
-      continue;
-    }
-    out.push_back(std::move(facts));
-  }
-  std::ranges::sort(out, {}, &ExitFacts::finished_at);
-  return out;
-}
 
 // --- PodLink
 
@@ -211,6 +177,21 @@ void PodLink::SetStopping() {
 void PodLink::Forget(const ContainerId& container) {
   std::lock_guard lock(mutex_);
   told_.erase(container);
+  paused_.erase(container);
+}
+
+void PodLink::SetPaused(const ContainerId& container, bool paused) {
+  std::lock_guard lock(mutex_);
+  if (paused) {
+    paused_.insert(container);
+  } else {
+    paused_.erase(container);
+  }
+}
+
+bool PodLink::IsPaused(const ContainerId& container) const {
+  std::lock_guard lock(mutex_);
+  return paused_.contains(container);
 }
 
 void PodLink::TellExit(const ExitFacts& facts) {
@@ -248,23 +229,15 @@ void PodLink::FailCalls(const Error& error) {
 }
 
 void PodLink::Handle(Packet packet) {
-  if (packet.header.type == Type::kExit) {
-    auto event = packet.As<shim::ExitEvent>();
-    event.id[shim::kIdSize - 1] = '\0';
-    return TellExit({ContainerId(event.id), event.exit_code, event.finished_at});
-  }
+  if (packet.header.type == Type::kExit) return TellExit(ExitOf(packet));
   const bool last = (packet.header.flags & shim::kMore) == 0;
   std::unique_lock lock(mutex_);
   if (packet.header.request != 0) heard_ = true;
   if (packet.header.request == relist_ && relist_ != 0) {
     if (last) relist_ = 0;
     lock.unlock();
-    for (size_t at = 0; at + sizeof(shim::ContainerEntry) <= packet.body.size(); at += sizeof(shim::ContainerEntry)) {
-      shim::ContainerEntry entry;
-      memcpy(&entry, packet.body.data() + at, sizeof entry);
-      entry.id[shim::kIdSize - 1] = '\0';
-      if (entry.state == shim::State::kExited) TellExit({ContainerId(entry.id), entry.exit_code, entry.finished_at});
-    }
+    for (const ContainerFacts& facts : ContainersOf(packet, this->facts()))
+      if (facts.exit) TellExit(*facts.exit);
     return;
   }
   auto found = calls_.find(packet.header.request);
@@ -318,7 +291,7 @@ void PodLink::OnReadable() {
     relist_ = next_request_++;
     const Deadline now = Deadline::After(Deadline::Duration(0));
     static_cast<void>(SendPacket(socket_->get(), {Type::kHello, Bytes(shim::HelloRequest()), {}}, rehello_, now, "hello"));
-    static_cast<void>(SendPacket(socket_->get(), {Type::kList, {}, {}}, relist_, now, "list"));
+    static_cast<void>(SendPacket(socket_->get(), {facts() ? Type::kFacts : Type::kList, {}, {}}, relist_, now, "list"));
     return;
   }
 }

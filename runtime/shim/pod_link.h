@@ -3,6 +3,7 @@
 //
 // `Links` owns two threads: `wire` reads every monitor's socket and watches its pidfd, and never waits for anybody;
 // `news` calls back. A link's requests are written by the threads that make them, and answered by `wire`.
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -53,6 +54,12 @@ class PodLink : public std::enable_shared_from_this<PodLink> {
   void SetStopping();                   // its end is wanted: no news of a loss
   void TellExit(const ExitFacts& facts);   // calls back, once for each container
   void Forget(const ContainerId& id);   // its exit may be told again (a new container of that id)
+  // What Hello settled: the older minor version of the two. 0 until then.
+  void Settle(uint16_t minor) { minor_ = minor; }
+  bool facts() const { return minor_ >= 1; }   // kFacts instead of kList, and all else that came with 1.1
+  // Containers that were paused: what must not be tried with them is not sent.
+  void SetPaused(const ContainerId& id, bool paused);
+  bool IsPaused(const ContainerId& id) const;
   unique_fd shm;                        // see protocol.h kFdShm; written before the link is shared
   bool own_net = false;                 // the pod has network and UTS namespaces of its own; as shm
   pid_t init = 0;                       // of the pod's PID namespace, 0: none; as shm
@@ -89,6 +96,8 @@ class PodLink : public std::enable_shared_from_this<PodLink> {
   std::map<uint64_t, std::shared_ptr<PendingCall>> calls_;
   std::map<ContainerId, bool> told_;
   std::set<ContainerId> foreign_;
+  std::atomic<uint16_t> minor_ = 0;
+  std::set<ContainerId> paused_;
 };
 
 class Links {
@@ -127,8 +136,5 @@ class Links {
   Launcher::LostCallback on_lost_;
   std::thread wire_, news_thread_;
 };
-
-// *.exit below the directory; damaged ones are left out.
-Result<std::vector<ExitFacts>> ReadExitRecordsIn(const std::string& state_dir);
 
 }  // namespace berth::runtime

@@ -6,18 +6,25 @@
 //   any berthd <--(run_dir/shim.sock)----> monitor            clients; several at once
 //
 // All sockets are AF_UNIX SOCK_SEQPACKET: one message a packet, a Header and then a body. Numbers are in host byte order.
-// Descriptors travel by SCM_RIGHTS in the order that each message states, at most kMaxFds. A monitor serves its clients'
-// requests one by one in the order of arrival; every request gets exactly one answer, in one or more parts. A client that
-// does not read is disconnected as soon as its socket buffer is full; it comes back, says Hello and asks for the list.
+// Descriptors travel by SCM_RIGHTS in the order that each message states, at most kMaxFds. A monitor takes its clients'
+// requests one by one in the order of arrival; every request gets exactly one answer, in one or more parts. Create, Start and
+// Exec are answered when the process has got so far, which may be after later requests: a process that hangs on a filesystem
+// holds up its own answer and nothing else. Until then its container is not there for others (kState), but for Delete, which
+// ends it. A client that does not read is disconnected as soon as its socket buffer is full; it comes back, says Hello and
+// asks for the list.
 //
 // Versions. The major version is raised when an old peer could misunderstand; otherwise structs only grow at their end:
 // a reader takes a missing tail as zeros and ignores a tail it does not know, and an unknown request type is answered
 // with Status::kUnimplemented. A monitor outlives many agents, so a newer agent must be able to work with any older
-// monitor of the same major version. Hello settles it.
+// monitor of the same major version. Hello settles it: both sides send nothing newer than the older minor version.
+//   1.0  pods, containers, execs, logs in CRI's form
+//   1.1  attach, facts, resize of execs, log formats, rotation and limits, details of exits, stdin once
 //
 // Exit record: state_dir/<container id>.exit, mode 0600, written as <container id>.exit.tmp, synced, renamed, directory
-// synced, before anybody is told of the exit; kept until Delete. One line of text:
+// synced, before anybody is told of the exit; kept until Delete. At most 255 bytes of text. The first line is all that 1.0
+// wrote and reads; the second (since 1.1) holds further facts as name=value, of which a reader takes those it knows:
 //   berth-exit 1 <exit code> <finished_at, unix nanoseconds>\n
+//   signal=9 oom_kills=1 oom_killed=1 user_ns=1 system_ns=1 memory_peak=1 log_dropped=1\n
 // A file without the final newline is damaged and counts as absent.
 //
 // Shared between the shim (musl, no C++ run time) and the agent: plain types only.
@@ -28,16 +35,18 @@ namespace berth::shim {
 
 inline constexpr uint32_t kMagic = 0x48535242;  // "BRSH"
 inline constexpr uint16_t kMajor = 1;           // what this source speaks
-inline constexpr uint16_t kMinor = 0;
+inline constexpr uint16_t kMinor = 1;
 inline constexpr size_t kMaxMessage = 16384;    // bytes, header included
 inline constexpr size_t kMaxFds = 250;          // the kernel's SCM_MAX_FD is 253
 inline constexpr size_t kIdSize = 65;           // 64 characters and NUL
 inline constexpr size_t kMaxContainers = 1024;  // of one pod, not yet deleted
 inline constexpr size_t kMaxExecs = 1024;       // running at once in one pod
 inline constexpr size_t kMaxClients = 8;
+inline constexpr size_t kMaxAttaches = 64;      // at once in one pod
 inline constexpr const char kSocketName[] = "shim.sock";    // in run_dir
 inline constexpr const char kRecordSuffix[] = ".exit";      // in state_dir
 inline constexpr const char kRecordFormat[] = "berth-exit 1 ";
+inline constexpr size_t kRecordLimit = 256;
 
 enum class Type : uint16_t {
   // requests
@@ -57,6 +66,15 @@ enum class Type : uint16_t {
   kResize = 12,     // ResizeRequest: the container's terminal
   kShm = 13,        // Empty. Answer: Empty; fds: a detached mount of the pod's /dev/shm
   kShutdown = 14,   // Empty: kills every process of the pod, answers when all are reaped, ends the monitor
+  // since 1.1
+  kFacts = 15,      // ContainerRequest, or Empty for all. Answer: FactsReply and FactsEntry[], in parts
+  kAttach = 16,     // AttachRequest; fds: write end of the news pipe, then the streams as flagged: pipes or stream sockets.
+                    //   The one for input is read, the others are written; the same socket may stand for several.
+                    //   Answer: AttachReply
+  kDetach = 17,     // DetachRequest. One that has ended is success
+  kResizeExec = 18, // ResizeExecRequest: the exec's terminal
+  kPolicy = 19,     // PolicyRequest, for a container that was created without: its log and limits from the next read on;
+                    //   fds: the log's directory when kHasLogDir, cgroup directories
   kForeign = 40,    // ForeignRequest: runs a command of another OCI runtime; see there
   // answers
   kReply = 100,     // success; body as the request says
@@ -153,7 +171,28 @@ enum CreateFlags : uint32_t {
   kHasLog = 4,              // without it output is read and dropped
   kJoinPodPid = 8,          // the PID namespace of the pod's init
   kJoinTargetPid = 16,      //   or that of container `target`
-  kIn = 32, kOut = 64, kErr = 128,  // exec: which standard streams are given
+  kIn = 32, kOut = 64, kErr = 128,  // exec, attach: which standard streams are given
+  // since 1.1
+  kStdinOnce = 256,         // with kKeepStdin: the end of the first attached client's input closes stdin for good
+  kHasLogDir = 512,         // after the log file: its directory, in which the monitor rotates `log_name`
+};
+enum class LogFormat : uint32_t { kCri = 0, kJson = 1 };
+enum class LogMode : uint32_t {
+  kBlock = 0,               // what the log does not take stays in the pipe: the container waits
+  kDrop = 1,                // whole lines are dropped and counted; a record says how many as soon as the log takes it
+};
+enum FactFds : uint32_t {   // cgroup directories of a container, in this order, after the log's descriptors
+  kFactMemory = 1, kFactCpu = 2, kFactPids = 4,
+  kFactUnified = 8,         // alone: one directory is all three
+};
+struct ContainerPolicy {    // since 1.1
+  LogFormat log_format = LogFormat::kCri;
+  LogMode log_mode = LogMode::kBlock;
+  uint64_t log_rate = 0;    // bytes of output a second; 0: as fast as it comes
+  uint64_t log_bytes = 0;   // a log file grows to at most this before the monitor rotates it; 0: it never does
+  uint32_t log_files = 0;   // files that rotation keeps, the current one included: name, name.1, ...
+  uint32_t fact_fds = 0;    // FactFds
+  char log_name[256] = {};
 };
 struct CreateRequest {
   char id[kIdSize] = {};
@@ -162,6 +201,13 @@ struct CreateRequest {
   uint32_t flags = 0;
   uint32_t plan_fds = 0;
   uint64_t plan_size = 0;   // bytes of the sealed memfd
+  ContainerPolicy policy;   // since 1.1
+};
+struct PolicyRequest {
+  char id[kIdSize] = {};
+  char pad[3] = {};
+  uint32_t flags = 0;       // CreateFlags: kStdinOnce, kHasLogDir
+  ContainerPolicy policy;
 };
 struct PidReply { int32_t pid = -1; uint32_t pad = 0; };
 struct StartReply { int64_t started_at = 0; };
@@ -201,16 +247,77 @@ struct ForeignRequest {
   uint32_t argc = 0, envc = 0;
 };
 
+struct ExitDetails {        // since 1.1
+  int32_t signal = 0;       // that ended the first process; 0: it exited
+  uint32_t oom_kills = 0;   // processes of the container that the kernel killed for want of memory
+  uint32_t oom_killed = 0;  // 1: that is why the container ended
+  uint32_t pad = 0;
+  int64_t user_ns = 0, system_ns = 0;   // of the first process and what it has waited for
+  uint64_t memory_peak = 0; // bytes
+  uint64_t log_dropped = 0; // lines of output that the log has not got
+};
 struct ExitEvent {
   char id[kIdSize] = {};
   char pad[3] = {};
   int32_t exit_code = 0;    // 128+n by signal
   int64_t finished_at = 0;  // unix nanoseconds
+  ExitDetails details;      // since 1.1
 };
+
+struct FactsReply { uint32_t entry_size = 0, count = 0; };  // FactsEntry of a later version is longer: step by entry_size
+enum FactFlags : uint32_t {
+  kFactTty = 1,
+  kFactStdin = 2,           // input can still be given
+  kFactStalled = 4,         // the log takes no more for now: log_errno
+  kFactFrozen = 8,
+};
+struct FactsEntry {
+  char id[kIdSize] = {};
+  State state{};
+  char pad[2] = {};
+  uint32_t flags = 0;       // FactFlags
+  int32_t pid = -1;
+  int32_t exit_code = 0;
+  int64_t started_at = 0, finished_at = 0;
+  ExitDetails exit;
+  uint64_t log_bytes = 0;   // written to the log so far, and what it refused:
+  uint64_t log_errors = 0;
+  uint64_t log_rotations = 0;
+  uint64_t log_dropped_bytes = 0;
+  int32_t log_errno = 0;    // of the last write; 0: it worked
+  uint32_t attaches = 0, execs = 0;
+  uint32_t pids = 0;        // from here on of the cgroup now; zeros where it is not known
+  uint64_t memory_bytes = 0, cpu_ns = 0;
+};
+
+enum class SlowClient : uint32_t {
+  kDrop = 0,                // gets what fits into its socket; the news tell what is missing
+  kDetach = 1,              // is detached
+  kWait = 2,                // the container waits for it
+};
+struct AttachRequest {
+  char id[kIdSize] = {};
+  char pad[3] = {};
+  uint32_t flags = 0;       // CreateFlags: kIn, kOut, kErr
+  SlowClient slow = SlowClient::kDrop;
+};
+struct AttachReply { uint64_t attach = 0; };
+struct DetachRequest { uint64_t attach = 0; };
+enum class AttachNewsKind : uint32_t { kDropped = 1, kEnded = 2 };
+enum class AttachEnd : uint64_t { kOutput = 1, kDetached = 2, kSlow = 3, kGone = 4 };  // the container's end, Detach, kDetach, closed
+struct AttachNews {         // on the news pipe, which the monitor closes after kEnded
+  AttachNewsKind kind{};
+  uint32_t stream = 0;      // kDropped: 1 stdout, 2 stderr
+  uint64_t count = 0;       // kDropped: bytes that were not delivered; kEnded: AttachEnd
+};
+struct ResizeExecRequest { uint64_t exec = 0; uint16_t rows = 0, columns = 0; uint32_t pad = 0; };
 
 static_assert(sizeof(Header) == 32);
 static_assert(sizeof(ContainerEntry) == 96);
-static_assert(sizeof(CreateRequest) == 152);
 static_assert(sizeof(ForeignRequest) == 120);
+static_assert(offsetof(CreateRequest, policy) == 152);
+static_assert(offsetof(ExitEvent, details) == 80);
+static_assert(sizeof(ExitDetails) == 48);
+static_assert(sizeof(FactsEntry) == 208);
 
 }  // namespace berth::shim

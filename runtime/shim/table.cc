@@ -59,4 +59,26 @@ void Table::Free(Exec* exec) {
   while (exec_end > 0 && execs[exec_end - 1].id == 0) --exec_end;
 }
 
+Attach* Table::NewAttach() {
+  for (uint32_t i = 0; i < kMaxAttaches; ++i) {
+    if (attaches[i].id != 0) continue;
+    attaches[i] = Attach();
+    attaches[i].id = ++last_attach;
+    if (i >= attach_end) attach_end = i + 1;
+    return &attaches[i];
+  }
+  return nullptr;
+}
+
+Attach* Table::FindAttach(uint64_t id) {
+  for (uint32_t i = 0; i < attach_end; ++i)
+    if (attaches[i].id == id) return &attaches[i];
+  return nullptr;
+}
+
+void Table::Free(Attach* attach) {
+  attach->id = 0;
+  while (attach_end > 0 && attaches[attach_end - 1].id == 0) --attach_end;
+}
+
 }  // namespace berth::shim
