@@ -13,6 +13,7 @@
 #include "runtime/foreign_bundle.h"
 #include "runtime/linux/cgroup.h"
 #include "runtime/linux/mount.h"
+#include "runtime/init/plan.h"
 #include "runtime/oci/planner.h"
 #include "runtime/shim/agent_socket.h"
 #include "runtime/shim/exit_facts.h"
@@ -87,6 +88,20 @@ Result<PolicyParts> DescribePolicy(const ContainerLaunch& launch, const std::str
   out.policy.fact_fds = facts.which;
   for (unique_fd& fd : facts.fds) out.fds.push_back(std::move(fd));
   return out;
+}
+
+// Calls the plan by a version that the monitor takes.
+static Result<unique_fd> SealPlan(oci::Prepared& prepared, const PodLink& link, const std::string& what) {
+  init::Plan header;
+  memcpy(static_cast<void*>(&header), prepared.plan.data(), sizeof header);
+  if (header.version > link.plan()) {
+    if (init::NeedsVersion2(header))
+      return Err(Code::kFailedPrecondition, "{}: the pod's monitor is of an earlier version, which cannot do what the container's "
+                 "specification asks for; pods that are started from now on can", what);
+    header.version = link.plan();
+    memcpy(prepared.plan.data(), &header, sizeof header);
+  }
+  return SealedFile("berth-plan", prepared.plan, false);
 }
 
 namespace {
@@ -334,7 +349,7 @@ Result<pid_t> ShimLauncher::CreateContainer(const ContainerLaunch& launch, const
     undo.Add("remove the cgroup", [&]() -> Result<void> { return RemoveCgroup(*link, launch.id, UndoDeadline()); });
   Failpoint("launcher.create_container.cgroup");
 
-  unique_fd plan = TRY(SealedFile("berth-plan", prepared.plan, false));
+  unique_fd plan = TRY(SealPlan(prepared, *link, what));
   Outgoing message{Type::kCreate, {}, {plan.get()}};
   unique_fd log;
   if (!launch.log.path.empty()) {
@@ -429,7 +444,7 @@ Result<ExecHandle> ShimLauncher::Exec(const ExecLaunch& launch, const Deadline& 
   input.rows = launch.rows;
   input.columns = launch.columns;
   oci::Prepared prepared = TRY_CTX(oci::MakeExecPlan(input), "{}", what);
-  unique_fd plan = TRY(SealedFile("berth-plan", prepared.plan, false));
+  unique_fd plan = TRY(SealPlan(prepared, *link, what));
   auto [exit_read, exit_write] = TRY(Pipe());
   Outgoing message{Type::kExec, {}, {plan.get(), exit_write.get()}};
   if (launch.tty) {

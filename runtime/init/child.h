@@ -74,8 +74,8 @@ struct Child {
 // plan_check.cc, parent side.
 void Describe(Failure* failure, int sys, const char* a, const char* b = "", const char* c = "");
 // The plan's own consistency, as it crossed a process boundary: sizes, offsets, descriptor numbers. Null: *failure says
-// why.
-const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Failure* failure);
+// why. A plan of an earlier version is completed in `room`, which has to live as long as the plan.
+const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Plan* room, Failure* failure);
 
 // Reports "<text>: <strerror>" (or the text alone when sys is 0) and ends the child.
 [[noreturn]] void Fail(const Child& child, int sys, const char* a, const char* b = "", const char* c = "",

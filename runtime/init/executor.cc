@@ -225,7 +225,8 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
            Process* process, Failure* failure) {
   *process = Process{};
   *failure = Failure{};
-  const Plan* plan = CheckPlan(bytes, size, fd_count, failure);
+  Plan room;
+  const Plan* plan = CheckPlan(bytes, size, fd_count, &room, failure);
   if (!plan) return false;
 
   Child child;

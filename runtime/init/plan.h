@@ -5,7 +5,12 @@
 // heap. Position independent: a `Str` is the offset of a NUL-terminated string from the start of the plan, a `Slice` an
 // offset and a number of elements (aligned to 8), an `FdIndex` a position in the array of descriptors that travels
 // beside the plan. Offset 0 is the header, so a Str of 0 means "absent". Numbers are in host byte order: planner and
-// executor run on one machine, and `version` must be equal on both sides.
+// executor run on one machine.
+//
+// Versions: a monitor outlives agents, so planner and executor may be of different versions. Plan grows at its end only, and
+// an executor reads what an older planner left out as absent. A newer planner calls a plan that uses nothing newer by the
+// number that an older executor takes; flags that the older one does not know are without effect there. The minor version of
+// the shim's protocol says what a monitor takes: raise it together with this one (shim/protocol.h).
 #include <cstddef>
 #include <cstdint>
 
@@ -134,7 +139,6 @@ struct Plan {
 
   // Namespaces and cgroups
   uint64_t clone_flags = 0;     // new ones, for the one clone3
-  FdIndex user_namespace = -1;  // joined first (by a guide, clone.h); every new namespace is owned by it
   FdIndex pid_namespace = -1;   // joined by the parent around the clone (namespace fd or pidfd)
   FdIndex target = -1;          // exec: pidfd of the container's first process
   uint32_t target_flags = 0;    // exec: CLONE_NEW* to join from it; CLONE_NEWPID only together with CLONE_NEWUSER
@@ -144,19 +148,12 @@ struct Plan {
 
   // The file tree (containers)
   FdIndex rootfs = -1;            // detached mount
-  Str host_root = 0;              // with hooks: where the caller's mount tree, of which the child has a copy, shows the
-                                  // root filesystem until it becomes the root (absolute, no links). 0: nowhere
   Slice ops;                      // Op[]
   Slice masked, readonly_paths;   // Str[]
   FdIndex null_tree = -1;         // detached mount of a char 1:3 node: source of masks when /dev has no own null
   uint64_t root_propagation = 0;  // MS_PRIVATE, ... optionally with MS_REC; of / after the mounts
   Str hostname = 0, domainname = 0;
   Slice sysctls;  // Setting[]
-
-  // Hooks that the child runs. What they read is state_head, a status, `","pid":`, a number, state_tail.
-  Slice create_container, start_container;  // Hook[]
-  Str state_head = 0, state_tail = 0;
-  Str hook_dir = 0;  // working directory of createContainer hooks, in the caller's files
 
   // The process
   Slice args, env;  // Str[]
@@ -173,12 +170,31 @@ struct Plan {
   uint32_t seccomp_flags = 0;      // SECCOMP_FILTER_FLAG_*
   uint32_t preserve_fds = 0;       // descriptors 3 .. 2+n survive the exec
   uint16_t rows = 0, columns = 0;  // of a new terminal; 0: unset
+  FdIndex listen = -1;             // listening AF_UNIX socket on which another process may ask for the start
+
+  // ---- since version 2
+  FdIndex user_namespace = -1;  // joined first (by a guide, clone.h); every new namespace is owned by it
+  Str host_root = 0;            // with hooks: where the caller's mount tree, of which the child has a copy, shows the
+                                // root filesystem until it becomes the root (absolute, no links). 0: nowhere
+  // Hooks that the child runs. What they read is state_head, a status, `","pid":`, a number, state_tail.
+  Slice create_container, start_container;  // Hook[]
+  Str state_head = 0, state_tail = 0;
+  Str hook_dir = 0;                // working directory of createContainer hooks, in the caller's files
   Slice scheduler;                 // Scheduler[], at most one
   Slice initial_cpus, final_cpus;  // uint64_t[]: CPU masks before and after the cgroup is entered; exec only
   Slice memory_nodes;              // uint64_t[]: mask for set_mempolicy(2)
   uint32_t memory_mode = 0;        // MPOL_* with MPOL_F_*
   uint32_t io_priority = 0, personality = 0;
-  FdIndex listen = -1;  // listening AF_UNIX socket on which another process may ask for the start
 };
+inline constexpr size_t kPlanSize1 = offsetof(Plan, user_namespace);  // what version 1 has
+static_assert(kPlanSize1 == 256 && sizeof(CapabilitySets) == 40 && sizeof(Op) == 80, "members are added at the end only");
+
+// What an executor of version 1 would leave out and must not: plans with these are of version 2.
+inline constexpr uint32_t kPlanFlags2 =
+    kPlanEnvironment | kPlanIoPriority | kPlanPersonality | kPlanMemoryPolicy | kPlanUserNamespace | kPlanJoinMount;
+inline bool NeedsVersion2(const Plan& plan) {
+  return plan.user_namespace >= 0 || plan.host_root != 0 || plan.create_container.count != 0 || plan.start_container.count != 0 ||
+         plan.scheduler.count != 0 || plan.initial_cpus.count != 0 || plan.final_cpus.count != 0 || (plan.flags & kPlanFlags2) != 0;
+}
 
 }  // namespace berth::init

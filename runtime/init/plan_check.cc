@@ -88,14 +88,22 @@ struct Checker {
 
 }  // namespace
 
-const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Failure* failure) {
+const Plan* CheckPlan(const void* bytes, size_t size, size_t fd_count, Plan* room, Failure* failure) {
   const Plan* plan = static_cast<const Plan*>(bytes);
-  if (size < sizeof(Plan) || size > kPlanLimit || plan->magic != kPlanMagic || plan->size != size) {
+  if (size < kPlanSize1 || size > kPlanLimit || plan->magic != kPlanMagic || plan->size != size) {
     Describe(failure, 0, "start plan: damaged header");
     return nullptr;
   }
-  if (plan->version != kPlanVersion) {
-    Describe(failure, 0, "start plan: made by another version");
+  if (plan->version == 0 || plan->version > kPlanVersion) {
+    Describe(failure, 0, "start plan: made by a later version");
+    return nullptr;
+  }
+  if (plan->version < kPlanVersion) {  // what it does not have yet is absent
+    *room = Plan{};
+    memcpy(static_cast<void*>(room), bytes, kPlanSize1);
+    plan = room;
+  } else if (size < sizeof(Plan)) {
+    Describe(failure, 0, "start plan: damaged header");
     return nullptr;
   }
   Checker checker{static_cast<const char*>(bytes), size, *plan, fd_count};

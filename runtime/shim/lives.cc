@@ -68,8 +68,8 @@ void Died(pid_t pid, int status, const rusage& usage) {
     c->details.system_ns = Nanos(usage.ru_stime);
     c->details.memory_peak = static_cast<uint64_t>(usage.ru_maxrss) * 1024;
     if (c->stage != Stage::kSettled) ContinueCreation(c, true);
-    if (c->state == State::kFree) {
-      // It was not made.
+    if (c->state == State::kFree || c->pid != pid) {
+      // It was not made, or that was a helper.
     } else if (c->busy) {  // the end of its start decides what that means
       c->early = true;
       c->early_status = status;
@@ -78,7 +78,7 @@ void Died(pid_t pid, int status, const rusage& usage) {
     }
   } else if (Exec* exec = table.ExecByPid(pid)) {
     if (exec->stage != Stage::kSettled) ContinueExec(exec, true);
-    if (exec->id != 0) ExecDied(exec, status);
+    if (exec->id != 0 && exec->pid == pid) ExecDied(exec, status);
   } else if (pid == self.pod.init) {
     self.pod.init = -1;
     CloseFd(&self.pod.init_pidfd);

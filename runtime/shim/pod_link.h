@@ -56,6 +56,7 @@ class PodLink : public std::enable_shared_from_this<PodLink> {
   void Forget(const ContainerId& id);   // its exit may be told again (a new container of that id)
   // What Hello settled: the older minor version of the two. 0 until then.
   void Settle(uint16_t minor) { minor_ = minor; }
+  uint32_t plan() const { return minor_ >= 1 ? 2 : 1; }   // newest start plan that the monitor takes (init/plan.h)
   bool facts() const { return minor_ >= 1; }   // kFacts instead of kList, and all else that came with 1.1
   // Containers that were paused: what must not be tried with them is not sent.
   void SetPaused(const ContainerId& id, bool paused);

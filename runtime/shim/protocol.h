@@ -18,7 +18,7 @@
 // with Status::kUnimplemented. A monitor outlives many agents, so a newer agent must be able to work with any older
 // monitor of the same major version. Hello settles it: both sides send nothing newer than the older minor version.
 //   1.0  pods, containers, execs, logs in CRI's form
-//   1.1  attach, facts, resize of execs, log formats, rotation and limits, details of exits, stdin once
+//   1.1  attach, facts, resize of execs, log formats, rotation and limits, details of exits, stdin once, start plans of version 2
 //
 // Exit record: state_dir/<container id>.exit, mode 0600, written as <container id>.exit.tmp, synced, renamed, directory
 // synced, before anybody is told of the exit; kept until Delete. At most 255 bytes of text. The first line is all that 1.0

@@ -246,6 +246,7 @@ void Create(const Request& r) {
   c->pid = process.pid;
   c->pidfd = process.pidfd;
   c->sync = process.sync;
+  c->guided = process.guided;
   c->keep_stdin = (create.flags & kKeepStdin) != 0;
   c->tty = (create.flags & kTty) != 0;
   c->outputs[1].stream.error = true;
@@ -280,7 +281,15 @@ void ContinueCreation(Container* c, bool ended) {
     process.pidfd = c->pidfd;
     process.sync = c->sync;
     process.released = c->stage == Stage::kStarting;
+    process.guided = c->guided;
     init::Progress progress = init::Continue(&process, false, &failure);
+    if (process.pid != c->pid) {  // a helper has named the container's process, and was what ended
+      ended = false;
+      c->pid = process.pid;
+      c->pidfd = process.pidfd;
+      c->guided = process.guided;
+      continue;
+    }
     if (process.terminal >= 0) {
       TakeTerminal(c, process.terminal);
       continue;
@@ -349,6 +358,7 @@ void StartExec(const Request& r) {
   exec->pid = process.pid;
   exec->pidfd = process.pidfd;
   exec->sync = process.sync;
+  exec->guided = process.guided;
   exec->exit = r.message->TakeFd(1);
   exec->container = table.Place(c);
   fcntl(exec->exit, F_SETFL, O_NONBLOCK);
@@ -364,10 +374,20 @@ void ContinueExec(Exec* exec, bool ended) {
   while (exec->id != 0 && exec->stage != Stage::kSettled) {
     init::Process process;
     init::Failure failure;
+    process.pid = exec->pid;
+    process.pidfd = exec->pidfd;
     process.sync = exec->sync;
     process.terminal = exec->terminal;
     process.released = exec->stage == Stage::kStarting;
+    process.guided = exec->guided;
     init::Progress progress = init::Continue(&process, false, &failure);
+    if (process.pid != exec->pid) {
+      ended = false;
+      exec->pid = process.pid;
+      exec->pidfd = process.pidfd;
+      exec->guided = process.guided;
+      continue;
+    }
     bool more = process.terminal != exec->terminal || process.warnings[0] != '\0';
     exec->terminal = process.terminal;
     if (progress == init::Progress::kReady) {

@@ -44,6 +44,7 @@ struct Container {
   uint8_t blocked = 0;           // Blocked
   Stage stage = Stage::kSettled;
   Setup setup;                   // with another stage
+  bool guided = false;           // as init::Process has it
   pid_t pid = -1;
   int pidfd = -1;
   int sync = -1;                 // created: what init::Start takes
@@ -70,6 +71,7 @@ struct Exec {
   uint32_t container = 0;        // place in the table
   Stage stage = Stage::kSettled;
   Setup setup;
+  bool guided = false;
 };
 
 // A client's streams, see attach.cc. Index 0 is stdout, 1 stderr.

@@ -145,7 +145,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   init::Failure failure;
+  init::Plan room;
   auto fds = prepared->RawFds();
-  if (!init::CheckPlan(prepared->plan.data(), prepared->plan.size(), fds.size(), &failure)) Wrong("a plan that the executor refuses", failure.what);
+  if (!init::CheckPlan(prepared->plan.data(), prepared->plan.size(), fds.size(), &room, &failure)) Wrong("a plan that the executor refuses", failure.what);
   return 0;
 }

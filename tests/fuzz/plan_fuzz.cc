@@ -46,12 +46,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   memcpy(bytes, data + 1, size - 1 < total ? size - 1 : total);
   Plan* plan = reinterpret_cast<Plan*>(bytes);
   plan->magic = kPlanMagic;
-  plan->version = kPlanVersion;
+  plan->version = data[0] & 16 ? 1 : kPlanVersion;
   plan->size = static_cast<uint32_t>(total);
   plan->fd_count = static_cast<uint32_t>(fds);
   plan->kind = data[0] & 8 ? PlanKind::kContainer : PlanKind::kExec;
   Failure failure;
-  if (const Plan* p = CheckPlan(bytes, total, fds, &failure)) {
+  Plan room;
+  if (const Plan* p = CheckPlan(bytes, total, fds, &room, &failure)) {
     Reader r{bytes, *p, fds};
     for (Str s : {p->hostname, p->domainname, p->path, p->cwd, p->keyring, p->apparmor, p->selinux}) r.Text(s);
     for (FdIndex fd : {p->pid_namespace, p->target, p->cgroup2, p->rootfs, p->null_tree, p->listen}) r.Fd(fd);

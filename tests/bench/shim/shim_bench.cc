@@ -1,6 +1,8 @@
 // What a pod, a container and a line of output cost under the native launcher.
 //
 //   berth_bench_shim [rounds] [pause in ms]
+//   berth_bench_shim logs <static program> <megabytes>    for tests/bench/shim/logs: one container that runs it; prints
+//                                                         "berth <MB/s of wall time> <MB/s of the monitor's own> <lines>"
 //
 // Rounds are apart by a pause, since back-to-back starts hide what the kernel makes a lone one wait for. The program that
 // runs is busybox's `true` in a plain directory.
@@ -127,11 +129,40 @@ int Logs() {
   return 0;
 }
 
+int LogOf(const std::string& program, const std::string& megabytes) {
+  NativeWorld world;
+  if (!world.Usable()) return 77;
+  {
+    std::ifstream from(program, std::ios::binary);
+    std::ofstream to(world.Path("rootfs/bin/producer"), std::ios::binary);
+    to << from.rdbuf();
+  }
+  ::chmod(world.Path("rootfs/bin/producer").c_str(), 0755);
+  auto& l = world.launcher();
+  PodLaunch pod = world.Pod();
+  if (!l.StartPod(pod, NativeWorld::Soon())) return 1;
+  ContainerLaunch c = world.Container(pod, {"producer", megabytes});
+  const auto begin = Clock::now();
+  if (!l.CreateContainer(c, NativeWorld::Soon()) || !l.StartContainer(pod.id, c.id, NativeWorld::Soon())) return 1;
+  auto done = world.AwaitExit(c.id);
+  const double wall = std::chrono::duration<double>(Clock::now() - begin).count();
+  auto stat = ReadFile(fmt::format("/proc/{}/stat", NativeWorld::MonitorOf(pod.id)), 4096).value_or("");
+  unsigned long user = 0, system = 0;
+  std::sscanf(stat.substr(stat.rfind(')')).c_str(), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
+  const double cpu = static_cast<double>(user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+  std::ifstream log(c.log.path, std::ios::binary);
+  const auto lines = std::count(std::istreambuf_iterator<char>(log), std::istreambuf_iterator<char>(), '\n');
+  const double size = std::stod(megabytes);
+  fmt::print("berth {:.0f} {:.0f} {}\n", size / wall, size / std::max(cpu, 0.01), lines);
+  return done && done->exit_code == 0 ? 0 : 1;
+}
+
 }  // namespace
 }  // namespace berth::runtime
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
+  if (argc == 4 && std::string_view(argv[1]) == "logs") return berth::runtime::LogOf(argv[2], argv[3]);
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 60;
   const int pause = argc > 2 ? std::atoi(argv[2]) : 60;
   if (int code = berth::runtime::Cycles(rounds, std::chrono::milliseconds(pause)); code != 0) return code;
