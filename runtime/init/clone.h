@@ -14,6 +14,12 @@ struct CloneArgs {
            tls = 0, set_tid = 0, set_tid_size = 0, cgroup = 0;
 };
 
+// The plan's new namespaces, as far as the clone makes them. In a user namespace the child makes the IPC namespace once
+// it is root there: /dev/mqueue belongs to whoever made it.
+inline uint64_t CloneFlags(const Plan& plan) {
+  return plan.flags & kPlanUserNamespace ? plan.clone_flags & ~uint64_t{0x08000000 /* CLONE_NEWIPC */}
+                                         : plan.clone_flags;
+}
 CloneArgs PrepareClone(uint64_t flags, int cgroup, int* pidfd);
 // Raw clone3 without shared memory: as fork. -1 and errno.
 long Fork(const CloneArgs* args);
@@ -32,6 +38,6 @@ void BecomeUserRoot(uint32_t uid, uint32_t gid);
                                             int stub);
 bool NeedsGuide(const Plan& plan);
 bool HasOomScore(Child& child, int score);  // the guide may have set it; in the user namespace its file is the host's
-void JoinNamespaces(Child& child);  // what the child joins itself: all, or what a guide has left
+void JoinNamespaces(Child& child);          // what the child joins itself: all, or what a guide has left
 
 }  // namespace berth::init

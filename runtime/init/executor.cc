@@ -174,7 +174,11 @@ void RunChild(Child& child) {
     while (n < 0 && errno == EINTR);
     if (n != 1 || go != 'g') _exit(0);
   }
-  if (plan.flags & kPlanUserNamespace) BecomeUserRoot(plan.uid, plan.gid);
+  if (plan.flags & kPlanUserNamespace) {
+    BecomeUserRoot(plan.uid, plan.gid);
+    if (plan.clone_flags & ~CloneFlags(plan) && syscall(SYS_unshare, plan.clone_flags & ~CloneFlags(plan)) < 0)
+      Fail(child, errno, "make IPC namespace");
+  }
   struct {
     uint64_t handler, flags, restorer, mask;
   } dispose{};
@@ -296,7 +300,7 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
     }
     process->guided = true;
   } else {
-    CloneArgs clone = PrepareClone(plan->clone_flags, child.Fd(plan->cgroup2), &pidfd);
+    CloneArgs clone = PrepareClone(CloneFlags(*plan), child.Fd(plan->cgroup2), &pidfd);
     pid = StartChild(child, fd_count, size, options.stub, sockets[0], &clone);
   }
   int err = errno;

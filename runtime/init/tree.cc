@@ -394,6 +394,7 @@ void MakeEarly(Child& child) {
       ok = FsConfig(fs, value ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG, word, value) == 0;
       p += n + (end ? 1 : 0);
     }
+    if (op.ms_flags & MS_RDONLY) ok = ok && FsConfig(fs, FSCONFIG_SET_FLAG, "ro", nullptr) == 0;  // as mount(2) does
     ok = ok && FsConfig(fs, FSCONFIG_CMD_CREATE, nullptr, nullptr) == 0;
     // Read-only, nosuid, nodev and noexec have the same numbers in both interfaces.
     int tree = ok ? static_cast<int>(FsMount(fs, op.ms_flags & 15)) : -1;

@@ -177,7 +177,7 @@ void GuideThroughUserNamespace(Child& child, int pid_namespace, size_t fd_count,
     JoinAll(child, pid_namespace);
   }
   int pidfd = -1;
-  CloneArgs args = PrepareClone(plan.clone_flags | CLONE_PARENT, child.Fd(plan.cgroup2), &pidfd);
+  CloneArgs args = PrepareClone(CloneFlags(plan) | CLONE_PARENT, child.Fd(plan.cgroup2), &pidfd);
   args.exit_signal = 0;  // CLONE_PARENT: that of the guide
   Message message;
   message.type = MessageType::kPid;

@@ -64,7 +64,9 @@ Result<int> Attend(pid_t pid, int pidfd, int terminal) {
                      {output ? terminal : -1, POLLIN, 0},
                      {input ? 0 : -1, POLLIN, 0}};
     if (ended) fds[0].fd = -1;
-    int ready = ::poll(fds, 4, ended ? 0 : -1);  // after the end: only what is already there
+    // After the end: what is still on its way. The kernel passes a terminal's bytes on from a work queue and reports the
+    // hang-up behind them; only a process that has outlived the first one makes us wait the time out.
+    int ready = ::poll(fds, 4, ended ? 50 : -1);
     if (ready < 0 && errno != EINTR) return SysErr("wait for the container");
     if (ready == 0) break;
     if (fds[2].revents && !Move(terminal, 1)) output = false;

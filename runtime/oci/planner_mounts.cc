@@ -108,7 +108,7 @@ struct Context {
     struct stat st;
     if (::fstat(tree.get(), &st) < 0 || st.st_rdev != device)
       return Err(Code::kConflict, "{}: {} has changed", at, source);
-    TRY_CTX(mount::Configure(tree.get(), {}, true), "{}", at);
+    TRY_CTX(mount::Configure(tree.get(), {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC}, true), "{}", at);
     Tree(path, std::move(tree), true, source);
     return {};
   }
