@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cni/options.h"
+#include "cri/streaming/options.h"
 #include "images/options.h"
 #include "runtime/options.h"
 
@@ -40,6 +41,7 @@ struct Config {
   std::string root = "/var/lib/berth";           // also in images.root
   std::string run = "/run/berth";                // also in images.run
   ServerOptions server;
+  cri::streaming::Options streaming;
   MetricsOptions metrics;
   LogOptions log;
   images::Options images;

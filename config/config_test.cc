@@ -92,7 +92,8 @@ TEST(Config, EveryOptionHasAKey) {
   const auto& [mirrors, plain_http, skip_verify, ca_file] = images::RegistryOptions();
   const auto& [config_dir, plugin_dirs, built_in_default, bridge, subnets, table] = cni::Options();
   const auto& [shim, cgroup_root, seccomp_profile] = runtime::Options();
-  const size_t ours = 2 + 4 + 1 + 2;  // top level, server, metrics, log
+  const auto& [address, tls_certificate, tls_key, sessions] = cri::streaming::Options();
+  const size_t ours = 2 + 4 + 4 + 1 + 2;  // top level, server, streaming, metrics, log
   EXPECT_EQ(Keys().size(), ours + 3 + 6 + 3);
   EXPECT_EQ(RegistryKeys().size(), 4u);
 }

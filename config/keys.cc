@@ -85,6 +85,11 @@ std::string AddressOrEmpty(std::string& text) {
   return "an IP address with a port such as \"127.0.0.1:9464\" or \"[::1]:9464\", or \"\" to serve none";
 }
 
+std::string Address(std::string& text) {
+  if (ParseIpPort(text)) return "";
+  return "an IP address with a port such as \"127.0.0.1:0\" or \"[::1]:10010\"";
+}
+
 std::string LinkName(std::string& text) {
   // IFNAMSIZ less the final zero; the kernel also refuses '/', ':' and spaces (dev_valid_name).
   if (text.empty() || text.size() > 15 || text == "." || text == ".." || !OnlyOf(text, "_.-"))
@@ -167,6 +172,16 @@ std::span<const Key<Config>> Keys() {
                                                {.check = Group}),
       At<C, &C::server, &ServerOptions::directory_mode>("server.directory_mode", kMode, "File mode of the directory of the socket.",
                                                         {.low = 0, .high = 0777}),
+
+      At<C, &C::streaming, &cri::streaming::Options::address>(
+          "streaming.address", kText, "Where clients of exec, attach and port-forward connect; port 0: any free one, told in the URL.",
+          {.check = Address}),
+      At<C, &C::streaming, &cri::streaming::Options::tls_certificate>(
+          "streaming.tls_certificate", kText, "PEM file; with tls_key these clients are served over TLS. \"\": without.", {.check = PathOrEmpty}),
+      At<C, &C::streaming, &cri::streaming::Options::tls_key>("streaming.tls_key", kText, "PEM file with the certificate's key.",
+                                                              {.check = PathOrEmpty}),
+      At<C, &C::streaming, &cri::streaming::Options::sessions>("streaming.sessions", kInteger, "Such clients at the same time.",
+                                                               {.low = 1, .high = 65536}),
 
       At<C, &C::metrics, &MetricsOptions::address>("metrics.address", kText,
                                                    "Where /metrics and /healthz are served over HTTP; \"\": nowhere.",

@@ -32,6 +32,11 @@ Result<void> ReopenContainerLog(Door&, const api::ReopenContainerLogRequest&, ap
 Result<void> ContainerStats(Door&, const api::ContainerStatsRequest&, api::ContainerStatsResponse&, Call&);
 Result<void> ListContainerStats(Door&, const api::ListContainerStatsRequest&, api::ListContainerStatsResponse&, Call&);
 
+// stream_bodies.cc
+Result<void> Exec(Door&, const api::ExecRequest&, api::ExecResponse&, Call&);
+Result<void> Attach(Door&, const api::AttachRequest&, api::AttachResponse&, Call&);
+Result<void> PortForward(Door&, const api::PortForwardRequest&, api::PortForwardResponse&, Call&);
+
 // image_service.cc
 Result<void> ListImages(Door&, const api::ListImagesRequest&, api::ListImagesResponse&, Call&);
 

@@ -50,6 +50,10 @@ struct Identity {       // what Version, Status and Info say about the agent
   std::string config;  // JSON object: the effective configuration
 };
 
+namespace streaming {
+class Server;
+}
+
 struct Door {  // outlives every call
   pods::Core& core;
   images::Store& images;
@@ -59,6 +63,7 @@ struct Door {  // outlives every call
   Calls& calls;
   HostFacts host;
   Identity identity;
+  streaming::Server* streaming = nullptr;  // there before the first call
 };
 
 struct Rpc {

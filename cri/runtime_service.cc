@@ -82,8 +82,6 @@ using Context = grpc::CallbackServerContext;
     return RefuseStream<api::Response>(door_, {label}, context, needs);                           \
   }
 
-constexpr std::string_view kStreaming =
-    "needs the streaming server (SPDY, WebSocket), which is not there yet; ExecSync and `berth exec` are";
 constexpr std::string_view kPodStats =
     "needs statistics of pods, which are not there yet; ContainerStats and the metrics page are";
 constexpr std::string_view kMetrics = "needs metrics over CRI, which are not there yet; the Prometheus page has them";
@@ -109,13 +107,13 @@ class RuntimeService final : public Rpcs {
   BERTH_RPC(ContainerStatus, "container_status", kRead)
   BERTH_RPC(ListContainers, "list_containers", kRead)
   BERTH_RPC(ExecSync, "exec_sync", kRead)
+  BERTH_RPC(Exec, "exec", kRead)
+  BERTH_RPC(Attach, "attach", kRead)
+  BERTH_RPC(PortForward, "port_forward", kRead)
   BERTH_RPC(ReopenContainerLog, "reopen_container_log", kChange)
   BERTH_RPC(ContainerStats, "container_stats", kRead)
   BERTH_RPC(ListContainerStats, "list_container_stats", kRead)
 
-  BERTH_REFUSED(Exec, "exec", kStreaming)
-  BERTH_REFUSED(Attach, "attach", kStreaming)
-  BERTH_REFUSED(PortForward, "port_forward", kStreaming)
   BERTH_REFUSED(UpdateContainerResources, "update_container_resources", kResize)
   BERTH_REFUSED(UpdatePodSandboxResources, "update_pod_sandbox_resources", kResize)
   BERTH_REFUSED(PodSandboxStats, "pod_sandbox_stats", kPodStats)

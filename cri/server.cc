@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "cri/check.h"
 #include "cri/services.h"
+#include "cri/stream_backend.h"
 
 namespace berth::cri {
 namespace {
@@ -65,7 +66,8 @@ class GrpcServer final : public Server {
              WorkerPool& pool, metrics::Registry& metrics)
       : options_(options),
         door_{
-            core, images, network, pool, metrics, calls_, options.host ? *options.host : ProbeHost(), options.identity},
+            core, images, network, pool, metrics, calls_, options.host ? *options.host : ProbeHost(), options.identity, nullptr},
+        backend_(MakeStreamBackend(core)),
         runtime_(MakeRuntimeService(door_)),
         image_(MakeImageService(door_)),
         agent_(MakeAgentService(door_)) {}
@@ -81,6 +83,8 @@ class GrpcServer final : public Server {
   const ServerOptions options_;
   Calls calls_;
   Door door_;
+  std::unique_ptr<streaming::Backend> backend_;
+  std::unique_ptr<streaming::Server> streaming_;
   std::unique_ptr<grpc::Service> runtime_, image_, agent_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
@@ -100,6 +104,9 @@ Result<void> GrpcServer::Start() {
   // The library is never shut down: its shutdown joins a thread that may poll for up to ten seconds (backup poller),
   // which would delay the end of the agent. The process's end frees the same.
   [[maybe_unused]] static const bool initialised = (::grpc_init(), true);
+
+  streaming_ = TRY(streaming::Server::Start(options_.streaming, *backend_));
+  door_.streaming = streaming_.get();
 
   std::filesystem::path directory = std::filesystem::path(options_.socket).parent_path();
   std::error_code error;
@@ -168,6 +175,7 @@ void GrpcServer::Shutdown() {
   listener_.reset();
   if (!server_) return;
   calls_.CancelEndless();
+  streaming_.reset();
   server_->Shutdown(std::chrono::system_clock::now() + options_.drain);
   server_->Wait();
   server_.reset();

@@ -11,6 +11,7 @@
 
 #include "base/worker_pool.h"
 #include "cri/door.h"
+#include "cri/streaming/options.h"
 
 namespace berth::cri {
 
@@ -20,6 +21,7 @@ struct ServerOptions {
   std::string group;  // name or number of the group that may use the socket; empty: root's
   std::chrono::nanoseconds drain = std::chrono::seconds(10);
   Identity identity;              // `version` must be a semantic version
+  streaming::Options streaming;   // exec, attach and port-forward
   std::optional<HostFacts> host;  // for tests; else ProbeHost()
 };
 

@@ -314,6 +314,50 @@ TEST(Runtime_, LogAndStats) {
   EXPECT_EQ(s.Call(&Runtime::ContainerStats, *s.runtime, request, response).error_code(), StatusCode::NOT_FOUND);
 }
 
+TEST(Runtime_, StreamingUrls) {
+  Served s;
+  const std::string id = s.Running();
+  auto exec = [&](auto change) {
+    api::ExecRequest request;
+    request.set_container_id(id);
+    request.add_cmd("sh");
+    request.set_stdout(true);
+    change(request);
+    api::ExecResponse response;
+    auto status = s.Call(&Runtime::Exec, *s.runtime, request, response);
+    return status.ok() ? response.url() : fmt::format("{}: {}", static_cast<int>(status.error_code()), status.error_message());
+  };
+  const std::string good = exec([](auto&) {});
+  EXPECT_TRUE(good.starts_with("http://127.0.0.1:")) << good;
+  EXPECT_NE(good.find("/exec/"), std::string::npos);
+  EXPECT_NE(good, exec([](auto&) {})) << "each call its own";
+  EXPECT_TRUE(exec([](auto& r) { r.set_container_id(""); }).starts_with("3: container_id"));
+  EXPECT_TRUE(exec([](auto& r) { r.clear_cmd(); }).starts_with("3: cmd"));
+  EXPECT_TRUE(exec([](auto& r) { r.set_stdout(false); }).starts_with("3: stdin, stdout, stderr"));
+  EXPECT_TRUE(exec([](auto& r) { r.set_tty(true), r.set_stderr(true); }).starts_with("3: stderr"));
+  EXPECT_TRUE(exec([](auto& r) { r.set_container_id(std::string(64, 'f')); }).starts_with("5: "));
+
+  api::AttachRequest attach;
+  attach.set_container_id(id);
+  attach.set_stdout(true);
+  api::AttachResponse attached;
+  EXPECT_TRUE(s.Call(&Runtime::Attach, *s.runtime, attach, attached).ok());
+  EXPECT_NE(attached.url().find("/attach/"), std::string::npos);
+  attach.set_tty(true);
+  EXPECT_EQ(s.Call(&Runtime::Attach, *s.runtime, attach, attached).error_code(), StatusCode::INVALID_ARGUMENT);
+  attach.set_tty(false);
+  attach.set_stdin(true);
+  EXPECT_EQ(s.Call(&Runtime::Attach, *s.runtime, attach, attached).error_code(), StatusCode::INVALID_ARGUMENT);
+
+  api::PortForwardRequest forward;
+  forward.set_pod_sandbox_id(pods::FindContainer(s.core, id)->pod.str());
+  api::PortForwardResponse forwarded;
+  EXPECT_TRUE(s.Call(&Runtime::PortForward, *s.runtime, forward, forwarded).ok());
+  EXPECT_NE(forwarded.url().find("/portforward/"), std::string::npos);
+  forward.add_port(70000);
+  EXPECT_EQ(s.Call(&Runtime::PortForward, *s.runtime, forward, forwarded).error_code(), StatusCode::INVALID_ARGUMENT);
+}
+
 TEST(Runtime_, Events) {
   Served s;
   grpc::ClientContext context;
@@ -522,10 +566,10 @@ TEST(Calls_, AreMeasured) {
   Served s;
   api::VersionResponse response;
   ASSERT_TRUE(s.Call(&Runtime::Version, *s.runtime, {}, response).ok());
-  api::AttachResponse attach;
-  auto status = s.Call(&Runtime::Attach, *s.runtime, {}, attach);
+  api::CheckpointContainerResponse checkpoint;
+  auto status = s.Call(&Runtime::CheckpointContainer, *s.runtime, {}, checkpoint);
   EXPECT_EQ(status.error_code(), StatusCode::UNIMPLEMENTED);
-  EXPECT_NE(status.error_message().find("needs the streaming server"), std::string::npos) << status.error_message();
+  EXPECT_NE(status.error_message().find("needs checkpoints"), std::string::npos) << status.error_message();
   std::string page = s.metrics.Page();
   EXPECT_NE(page.find("op=\"version\""), std::string::npos);
   EXPECT_NE(page.find("code=\"unimplemented\""), std::string::npos);

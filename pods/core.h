@@ -84,6 +84,16 @@ struct ExecOptions {
 Result<runtime::ExecHandle> Exec(Core& core, const std::string& container, const ExecOptions& options,
                                  const Deadline& until);
 
+struct AttachOptions {
+  int in = -1, out = -1, err = -1;  // borrowed for the call: pipes or stream sockets; -1: not wanted
+  runtime::SlowReader slow = runtime::SlowReader::kDrop;
+};
+// kConflict: not running; kFailedPrecondition: input wanted of a container that keeps none. With a terminal all output is `out`.
+Result<runtime::AttachHandle> Attach(Core& core, const std::string& container, const AttachOptions& options, const Deadline& until);
+Result<void> ResizeTerminal(Core& core, const std::string& container, uint16_t rows, uint16_t columns, const Deadline& until);
+// A connection to a port of the pod, made inside its network: 127.0.0.1, then ::1. Non-blocking.
+Result<unique_fd> Dial(Core& core, const std::string& pod, uint16_t port, const Deadline& until);
+
 Result<ContainerUsage> Usage(Core& core, const std::string& container);
 std::vector<ContainerUsage> ListUsage(Core& core);  // running containers; fresh cgroup reads
 Result<cni::InterfaceStats> NetworkUsage(Core& core, const std::string& pod);

@@ -12,9 +12,10 @@
 //   { FakeLauncher first(world); ... }  world->Exit(id, 7);  FakeLauncher second(world); second.Adopt(...)
 //
 // Operation names: adopt start_pod stop_pod create_container start_container signal delete_container exec signal_exec
-// reopen_log attach detach close_stdin resize resize_exec pause resume update usage. All members are safe from any thread.
+// reopen_log attach detach close_stdin socket resize resize_exec pause resume update usage. All members are safe from any thread.
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -415,6 +416,15 @@ class FakeLauncher : public Launcher {
     std::lock_guard lock(world_->mutex_);
     TRY(Need(pod, id))->stdin_open = false;
     return {};
+  }
+  // A socket of the test's own network.
+  Result<unique_fd> Socket(const PodId& pod, int family, const Deadline& until) override {
+    TRY(Enter("socket", fmt::format("{} {}", pod, family), until));
+    std::lock_guard lock(world_->mutex_);
+    if (!world_->pods_.contains(pod)) return Err(Code::kNotFound, "pod {}: no monitor", pod);
+    unique_fd fd(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!fd) return SysErr("socket");
+    return fd;
   }
   Result<void> Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns, const Deadline& until) override {
     TRY(Enter("resize", fmt::format("{} {}x{}", id, rows, columns), until));

@@ -193,6 +193,9 @@ class Launcher {
   virtual Result<void> Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns, const Deadline& until) = 0;
   virtual Result<void> ResizeExec(const PodId& pod, uint64_t exec, uint16_t rows, uint16_t columns, const Deadline& until) = 0;
 
+  // A TCP socket made inside the pod's network namespace, for the caller to connect. family: AF_INET or AF_INET6.
+  virtual Result<unique_fd> Socket(const PodId& pod, int family, const Deadline& until) = 0;
+
   // Freezes every process of the container; returns when all stand still. kNotModified: it is as asked already;
   // kConflict: it does not run. An Exec in a paused container is kConflict; SIGKILL works.
   virtual Result<void> Pause(const PodId& pod, const ContainerId& id, const Deadline& until) = 0;

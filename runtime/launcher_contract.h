@@ -17,6 +17,8 @@
 //   void KillMonitor(const PodId&);                 // SIGKILL from outside
 //   void Finish(const ContainerLaunch&, int code);  // a {"wait"} ends with this code; returns when that is on record
 // argv is one of {"sleep", "1000"}, {"exit", "<n>"} (a shell's exit), {"missing"} (no such program), {"wait"}, {}.
+#include <sys/socket.h>
+
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -362,10 +364,26 @@ TYPED_TEST_P(LauncherContract, AttachedClientsComeAndGo) {
   EXPECT_TRUE(l.StopPod(pod.id, this->Soon()).has_value());
 }
 
+TYPED_TEST_P(LauncherContract, SocketsOfThePodsNetwork) {
+  auto& l = this->world_.launcher();
+  PodLaunch pod = this->Started();
+  for (int family : {AF_INET, AF_INET6}) {
+    auto fd = l.Socket(pod.id, family, this->Soon());
+    ASSERT_TRUE(fd.has_value()) << fd.error().what;
+    int type = 0, domain = 0;
+    socklen_t size = sizeof type;
+    EXPECT_EQ(::getsockopt(fd->get(), SOL_SOCKET, SO_TYPE, &type, &size), 0);
+    EXPECT_EQ(::getsockopt(fd->get(), SOL_SOCKET, SO_DOMAIN, &domain, &size), 0);
+    EXPECT_EQ(type, SOCK_STREAM);
+    EXPECT_EQ(domain, family);
+  }
+  EXPECT_EQ(l.Socket(this->world_.Pod().id, AF_INET, this->Soon()).error().code, Code::kNotFound);
+}
+
 REGISTER_TYPED_TEST_SUITE_P(LauncherContract, PodHasMonitorAndDescriptors, StopPodIsIdempotent,
                             HostNetworkPodHasNoNetworkDescriptors, ContainerLivesFromCreateToDelete, WrongCallsAreNamed,
                             MissingProgramIsAnError, SignalsEndContainers, ExecTellsItsExitCode, StopPodEndsItsContainers,
                             NextAgentAdopts, AdoptOfNothingIsNotFound, LossOfTheMonitorIsTold, PausedContainerStandsStill, LimitsAndUsage,
-                            AttachedClientsComeAndGo);
+                            AttachedClientsComeAndGo, SocketsOfThePodsNetwork);
 
 }  // namespace berth::runtime

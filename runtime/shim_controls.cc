@@ -95,6 +95,15 @@ Result<void> ShimLauncher::ResizeExec(const PodId& pod, uint64_t exec, uint16_t 
   return {};
 }
 
+Result<unique_fd> ShimLauncher::Socket(const PodId& pod, int family, const Deadline& until) {
+  auto link = TRY(Need(pod));
+  const std::string what = fmt::format("a socket in the network of pod {}", pod.Short());
+  auto parts = TRY(link->Call({Type::kSocket, Bytes(shim::SocketRequest{family, 0}), {}}, until, what));
+  unique_fd fd = parts.back().TakeFd(0);
+  if (!fd) return Err(Code::kInternal, "{}: the monitor sent none", what);
+  return fd;
+}
+
 Result<void> ShimLauncher::Pause(const PodId& pod, const ContainerId& id, const Deadline& until) { return Freeze(pod, id, true, until); }
 Result<void> ShimLauncher::Resume(const PodId& pod, const ContainerId& id, const Deadline& until) { return Freeze(pod, id, false, until); }
 

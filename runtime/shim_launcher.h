@@ -44,6 +44,7 @@ class ShimLauncher final : public Launcher {
   Result<AttachHandle> Attach(const AttachLaunch& launch, const Deadline& until) override;
   Result<void> Detach(const PodId& pod, uint64_t attach, const Deadline& until) override;
   Result<void> CloseStdin(const PodId& pod, const ContainerId& id, const Deadline& until) override;
+  Result<unique_fd> Socket(const PodId& pod, int family, const Deadline& until) override;
   Result<void> Resize(const PodId& pod, const ContainerId& id, uint16_t rows, uint16_t columns, const Deadline& until) override;
   Result<void> ResizeExec(const PodId& pod, uint64_t exec, uint16_t rows, uint16_t columns, const Deadline& until) override;
   Result<void> Pause(const PodId& pod, const ContainerId& id, const Deadline& until) override;

@@ -201,6 +201,7 @@ Result<void> Serve(const config::Loaded& loaded, const std::string& version) {
   server_options.mode = c.server.mode;
   server_options.directory_mode = c.server.directory_mode;
   server_options.group = c.server.group;
+  server_options.streaming = c.streaming;
   server_options.identity = {
       .version = version,
       .metrics_address = c.metrics.address,

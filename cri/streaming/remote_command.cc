@@ -1,5 +1,7 @@
 #include "cri/streaming/remote_command.h"
 
+#include <sys/socket.h>
+
 #include "base/json.h"
 #include "cri/streaming/relay.h"
 
@@ -25,6 +27,9 @@ class Command {
     Result<std::optional<int>> outcome = std::nullopt;
     if (started) {
       sink_.fd = std::move(process_.in);
+      int type = 0;
+      socklen_t size = sizeof type;
+      sink_.socket = sink_.fd.valid() && ::getsockopt(sink_.fd.get(), SOL_SOCKET, SO_TYPE, &type, &size) == 0;
       sink_.ended = sink_.ended || !streams_.in;
       outcome = Loop();
       if (gone_) {
@@ -112,7 +117,7 @@ class Command {
       std::vector<pollfd> fds = {{room ? process_.out.get() : -1, POLLIN, 0},
                                  {room ? process_.err.get() : -1, POLLIN, 0},
                                  {sink_.Wants() ? sink_.fd.get() : -1, POLLOUT, 0},
-                                 {outcome ? -1 : process_.over(), POLLIN, 0}};
+                                 {outcome ? -1 : process_.news(), POLLIN, 0}};
       auto turned = Turn(fds, drain ? *drain : stop_.Sooner(kIdleLimit), "the command");
       if (!turned) {
         if (drain && turned.error().code == Code::kDeadlineExceeded) break;
@@ -121,10 +126,8 @@ class Command {
       }
       if (fds[0].revents != 0) Carry(process_.out, out_);
       if (fds[1].revents != 0) Carry(process_.err, err_);
-      if (fds[3].revents != 0) {
-        outcome = process_.Outcome();
-        // A client that takes its output slowly still gets it all: the time counts from when nothing is held.
-      }
+      if (fds[3].revents != 0 && process_.Over()) outcome = process_.Outcome();
+      // A client that takes its output slowly still gets it all: the time counts from when nothing is held.
       if (outcome && !drain && relay_.Roomy() && fds[0].revents == 0 && fds[1].revents == 0) drain = stop_.Sooner(kDrain);
       if (drain && (fds[0].revents != 0 || fds[1].revents != 0)) drain.reset();
     }

@@ -16,8 +16,10 @@ class Process {
   // Called once, when the client has opened its streams; rows and columns are 0 until it says them.
   virtual Result<void> Start(uint16_t rows, uint16_t columns, const Deadline& until) = 0;
   virtual void Resize(uint16_t rows, uint16_t columns) = 0;
-  // Readable when it is over: then the exit code, nothing where there is none to tell (attach), or what went wrong.
-  virtual int over() const = 0;
+  // Readable when there is news; Over reads it and says whether it is over. Then Outcome is the exit code, nothing where there
+  // is none to tell (attach), or what went wrong.
+  virtual int news() const = 0;
+  virtual bool Over() = 0;
   virtual Result<std::optional<int>> Outcome() = 0;
   virtual void Abandon() = 0;  // the client has left
 

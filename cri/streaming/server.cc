@@ -99,7 +99,7 @@ class HttpServer final : public Server {
         base_(std::move(base)),
         tls_(std::move(tls)),
         backend_(backend),
-        pool_("streaming", options.sessions),
+        pool_("streaming", static_cast<size_t>(options.sessions)),
         accept_([this] { Accept(); }) {}
   ~HttpServer() override {
     stop_->Cancel();

@@ -8,17 +8,12 @@
 #include <string>
 
 #include "base/deadline.h"
+#include "cri/streaming/options.h"
 #include "cri/streaming/port_forward.h"
 #include "cri/streaming/remote_command.h"
 #include "cri/streaming/tickets.h"
 
 namespace berth::cri::streaming {
-
-struct Options {
-  std::string address = "127.0.0.1:0";      // port 0: any free one
-  std::string tls_certificate, tls_key;     // PEM files; both empty: plain HTTP
-  size_t sessions = 1024;                   // at once
-};
 
 // What stands behind the streams. Called from session threads.
 class Backend {

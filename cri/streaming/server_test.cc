@@ -57,7 +57,8 @@ class Shell final : public Process {
     return {};
   }
   void Resize(uint16_t rows, uint16_t columns) override { sizes_.emplace_back(rows, columns); }
-  int over() const override { return over_.get(); }
+  int news() const override { return over_.get(); }
+  bool Over() override { return true; }
   Result<std::optional<int>> Outcome() override {
     waiter_.join();
     return code_;

@@ -100,6 +100,9 @@ class PassingLauncher : public runtime::Launcher {
                           const Deadline& until) override {
     return base_.ResizeExec(pod, exec, rows, columns, until);
   }
+  Result<unique_fd> Socket(const PodId& pod, int family, const Deadline& until) override {
+    return base_.Socket(pod, family, until);
+  }
   Result<void> Pause(const PodId& pod, const ContainerId& id, const Deadline& until) override {
     return base_.Pause(pod, id, until);
   }

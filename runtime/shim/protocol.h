@@ -75,6 +75,7 @@ enum class Type : uint16_t {
   kResizeExec = 18, // ResizeExecRequest: the exec's terminal
   kPolicy = 19,     // PolicyRequest, for a container that was created without: its log and limits from the next read on;
                     //   fds: the log's directory when kHasLogDir, cgroup directories
+  kSocket = 20,     // SocketRequest: a TCP socket in the pod's network namespace, for the agent to connect. Answer: Empty; fds: it
   kForeign = 40,    // ForeignRequest: runs a command of another OCI runtime; see there
   // answers
   kReply = 100,     // success; body as the request says
@@ -310,6 +311,7 @@ struct AttachNews {         // on the news pipe, which the monitor closes after 
   uint32_t stream = 0;      // kDropped: 1 stdout, 2 stderr
   uint64_t count = 0;       // kDropped: bytes that were not delivered; kEnded: AttachEnd
 };
+struct SocketRequest { int32_t family = 0; uint32_t pad = 0; };  // AF_INET, AF_INET6
 struct ResizeExecRequest { uint64_t exec = 0; uint16_t rows = 0, columns = 0; uint32_t pad = 0; };
 
 static_assert(sizeof(Header) == 32);

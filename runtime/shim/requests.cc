@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "runtime/init/kernel.h"
@@ -170,6 +171,15 @@ void Shm(const Request& r) {
   close(fd);
 }
 
+void Socket(const Request& r) {
+  const int family = r.message->As<SocketRequest>().family;
+  if (family != AF_INET && family != AF_INET6) return Refuse(r.client, r.id, Status::kInvalid, 0, "a socket of another family than IPv4 or IPv6");
+  int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return Refuse(r.client, r.id, Status::kSystem, errno, "make a socket in the pod's network");
+  Answer(r.client, r.id, nullptr, 0, &fd, 1);
+  close(fd);
+}
+
 void Shutdown(const Request& r) {
   self.ending = true;
   self.ending_client = static_cast<int>(r.client - self.clients);
@@ -210,6 +220,7 @@ void Serve(const Request& r) {
     case Type::kAttach: return AttachClient(r);
     case Type::kDetach: return DetachClient(r);
     case Type::kResizeExec: return ResizeExec(r);
+    case Type::kSocket: return Socket(r);
     default: return Refuse(r.client, r.id, Status::kUnimplemented, 0, "this monitor does not know the request");
   }
 }
