@@ -350,7 +350,7 @@ TEST(Damaged, PlansAreRefusedBeforeAnythingHappens) {
     memcpy(bytes.data() + offset, &value, sizeof value);
     return run(bytes);
   };
-  EXPECT_TRUE(poke(offsetof(Plan, version), 99).starts_with("start plan: made by another version"));
+  EXPECT_TRUE(poke(offsetof(Plan, version), 99).starts_with("start plan: made by a later version"));
   EXPECT_TRUE(poke(offsetof(Plan, cwd), 1 << 30).starts_with("start plan: inconsistent"));
   EXPECT_TRUE(poke(offsetof(Plan, args) + 4, 1 << 30).starts_with("start plan: inconsistent"));
   EXPECT_TRUE(poke(offsetof(Plan, args) + 4, 0).starts_with("start plan: inconsistent"));
