@@ -32,6 +32,8 @@ Result<void> ReopenContainerLog(Door&, const api::ReopenContainerLogRequest&, ap
 Result<void> ContainerStats(Door&, const api::ContainerStatsRequest&, api::ContainerStatsResponse&, Call&);
 Result<void> ListContainerStats(Door&, const api::ListContainerStatsRequest&, api::ListContainerStatsResponse&, Call&);
 
+Result<void> UpdateContainerResources(Door&, const api::UpdateContainerResourcesRequest&, api::UpdateContainerResourcesResponse&, Call&);
+
 // stream_bodies.cc
 Result<void> Exec(Door&, const api::ExecRequest&, api::ExecResponse&, Call&);
 Result<void> Attach(Door&, const api::AttachRequest&, api::AttachResponse&, Call&);

@@ -149,4 +149,13 @@ Result<void> ListContainerStats(Door& door, const api::ListContainerStatsRequest
   return {};
 }
 
+Result<void> UpdateContainerResources(Door& door, const api::UpdateContainerResourcesRequest& request,
+                                      api::UpdateContainerResourcesResponse&, Call& call) {
+  call.object = request.container_id().substr(0, 64);
+  TRY(CheckName("container_id", request.container_id()));
+  if (!request.has_linux()) return Bad("linux", "must be given");
+  pods::Resources change = TRY(ToResources("linux", request.linux()));
+  return pods::UpdateContainer(door.core, request.container_id(), change, call.until);
+}
+
 }  // namespace berth::cri

@@ -107,6 +107,7 @@ class RuntimeService final : public Rpcs {
   BERTH_RPC(ContainerStatus, "container_status", kRead)
   BERTH_RPC(ListContainers, "list_containers", kRead)
   BERTH_RPC(ExecSync, "exec_sync", kRead)
+  BERTH_RPC(UpdateContainerResources, "update_container_resources", kChange)
   BERTH_RPC(Exec, "exec", kRead)
   BERTH_RPC(Attach, "attach", kRead)
   BERTH_RPC(PortForward, "port_forward", kRead)
@@ -114,7 +115,6 @@ class RuntimeService final : public Rpcs {
   BERTH_RPC(ContainerStats, "container_stats", kRead)
   BERTH_RPC(ListContainerStats, "list_container_stats", kRead)
 
-  BERTH_REFUSED(UpdateContainerResources, "update_container_resources", kResize)
   BERTH_REFUSED(UpdatePodSandboxResources, "update_pod_sandbox_resources", kResize)
   BERTH_REFUSED(PodSandboxStats, "pod_sandbox_stats", kPodStats)
   BERTH_REFUSED(ListPodSandboxStats, "list_pod_sandbox_stats", kPodStats)

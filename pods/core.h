@@ -102,6 +102,12 @@ Result<cni::InterfaceStats> NetworkUsage(Core& core, const std::string& pod);
 // owns. Call once before serving.
 Result<void> Recover(Core& core);
 
+// Changes limits in place; zeros stay as they are. A memory limit below what is in use is refused, nothing is killed for it. A
+// created container starts with the new ones, of an exited one only the record changes.
+Result<void> UpdateContainer(Core& core, const std::string& container, const Resources& change, const Deadline& until);
+// The limits of `resources` as the runtime takes them; pure.
+Result<void> SetLimits(const Resources& resources, bool cgroup_v2, runtime::oci::Resources& out);
+
 // The OCI specification of a container: pure, golden-tested.
 struct OciInput {
   const PodState& pod;

@@ -112,5 +112,55 @@ TEST_F(ExecTest, ExecNeedsARunningContainer) {
   EXPECT_TRUE(handle->terminal.valid());
 }
 
+TEST_F(ExecTest, UpdateChangesCgroupRowAndSpec) {
+  auto pod = Run();
+  auto first = Ground::Container("c");
+  first.resources.memory_limit = 100 << 20;
+  first.resources.memory_swap = 100 << 20;
+  first.resources.cpu_shares = 512;
+  auto id = CreateContainer(core, pod.str(), first, Soon()).value();
+  ASSERT_TRUE(IsOk(StartContainer(core, id.str(), Soon())));
+  Resources change;
+  change.memory_limit = change.memory_swap = 200 << 20;
+  change.cpu_quota = 50000;
+  change.cpu_period = 100000;
+  ASSERT_TRUE(IsOk(UpdateContainer(core, id.str(), change, Soon())));
+  auto told = ground.world->ResourcesOf(id);
+  ASSERT_TRUE(told && told->memory && told->cpu);
+  EXPECT_EQ(*told->memory->limit, 200 << 20);
+  EXPECT_TRUE(told->memory->checkBeforeUpdate.value_or(false));
+  EXPECT_EQ(*told->cpu->quota, 50000);
+  EXPECT_FALSE(told->cpu->shares) << "not named: left alone";
+  auto now = FindContainer(core, id.str()).value();
+  EXPECT_EQ(now.spec.resources.memory_limit, 200 << 20);
+  EXPECT_EQ(now.spec.resources.cpu_shares, 512);
+  auto spec = core.table.OciSpec(id).value();
+  EXPECT_EQ(*spec.linux->resources->memory->limit, 200 << 20);
+  EXPECT_EQ(*spec.linux->resources->cpu->shares, 512u);
+
+  agent.launcher.FailNext("update", Code::kFailedPrecondition);
+  change.memory_limit = change.memory_swap = 1 << 20;
+  EXPECT_TRUE(IsErr(UpdateContainer(core, id.str(), change, Soon()), Code::kFailedPrecondition));
+  EXPECT_EQ(FindContainer(core, id.str())->spec.resources.memory_limit, 200 << 20) << "as it was";
+
+  ASSERT_TRUE(IsOk(StopContainer(core, id.str(), 0s, Soon())));
+  change.memory_limit = change.memory_swap = 300 << 20;
+  ASSERT_TRUE(IsOk(UpdateContainer(core, id.str(), change, Soon())));
+  EXPECT_EQ(FindContainer(core, id.str())->spec.resources.memory_limit, 300 << 20);
+  EXPECT_EQ(*ground.world->ResourcesOf(id)->memory->limit, 200 << 20) << "an exited one has no cgroup to change";
+  EXPECT_TRUE(IsErr(UpdateContainer(core, std::string(64, 'f'), change, Soon()), Code::kNotFound));
+}
+
+TEST_F(ExecTest, AnUpdateOutlivesTheAgent) {
+  auto pod = Run();
+  auto id = Start(pod);
+  Resources change;
+  change.cpu_shares = 777;
+  ASSERT_TRUE(IsOk(UpdateContainer(core, id.str(), change, Soon())));
+  auto rows = core.table.Load().value();
+  ASSERT_EQ(rows.containers.size(), 1u);
+  EXPECT_EQ(rows.containers[0].state.spec.resources.cpu_shares, 777);
+}
+
 }  // namespace
 }  // namespace berth::pods

@@ -162,17 +162,9 @@ std::vector<oci::DeviceRule> DeviceRules(const OciInput& in) {
   return rules;
 }
 
-Result<oci::Resources> Limits(const OciInput& in) {
-  const Resources& r = in.container.resources;
-  oci::Resources out;
-  out.devices = DeviceRules(in);
-  for (size_t i = 0; i < in.devices.size() && !in.container.privileged; ++i) {
-    const oci::Device& d = in.devices[i];
-    std::string access = "rwm";
-    for (const DeviceSpec& asked : in.container.devices)  // a directory stands for all below it
-      if (d.path == asked.container_path || d.path.starts_with(asked.container_path + "/")) access = asked.permissions;
-    out.devices.push_back(Allow(d.type, d.major, d.minor, access));
-  }
+}  // namespace
+
+Result<void> SetLimits(const Resources& r, bool cgroup_v2, oci::Resources& out) {
   oci::Cpu cpu;
   if (r.cpu_shares > 0) cpu.shares = static_cast<uint64_t>(r.cpu_shares);
   if (r.cpu_period > 0) cpu.period = static_cast<uint64_t>(r.cpu_period);
@@ -194,7 +186,24 @@ Result<oci::Resources> Limits(const OciInput& in) {
   }
   if (r.pids_limit != 0) out.pids = oci::Pids{r.pids_limit};
   for (const auto& [size, limit] : r.hugepages) out.hugepageLimits.push_back({size, limit});
-  if (in.cgroup_v2) out.unified = r.unified;
+  if (cgroup_v2) out.unified = r.unified;
+  return {};
+}
+
+namespace {
+
+Result<oci::Resources> Limits(const OciInput& in) {
+  const Resources& r = in.container.resources;
+  oci::Resources out;
+  out.devices = DeviceRules(in);
+  for (size_t i = 0; i < in.devices.size() && !in.container.privileged; ++i) {
+    const oci::Device& d = in.devices[i];
+    std::string access = "rwm";
+    for (const DeviceSpec& asked : in.container.devices)  // a directory stands for all below it
+      if (d.path == asked.container_path || d.path.starts_with(asked.container_path + "/")) access = asked.permissions;
+    out.devices.push_back(Allow(d.type, d.major, d.minor, access));
+  }
+  TRY(SetLimits(r, in.cgroup_v2, out));
   return out;
 }
 

@@ -106,6 +106,14 @@ Result<void> Table::Update(const ContainerState& c, const runtime::oci::Spec* sp
   return {};
 }
 
+Result<void> Table::UpdateSpec(const ContainerState& c, const runtime::oci::Spec& spec) {
+  int rows = TRY_CTX(Write("UPDATE containers SET spec = ?, oci = ? WHERE id = ?", json::ToText(c.spec),
+                           json::ToText(spec, json::Omit::kEmpty), c.id.str()),
+                     "row of container {}", c.id);
+  if (rows == 0) return Err(Code::kInternal, "container {}: has no row", c.id);
+  return {};
+}
+
 Result<void> Table::MarkRemoving(const ContainerId& container) {
   TRY_CTX(Write("UPDATE containers SET removing = 1 WHERE id = ?", container.str()), "row of container {}", container);
   return {};

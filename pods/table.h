@@ -43,6 +43,7 @@ class Table {
   Result<void> Insert(const ContainerState& container);
   // With `spec`: also the OCI specification that the container was made from.
   Result<void> Update(const ContainerState& container, const runtime::oci::Spec* spec = nullptr);
+  Result<void> UpdateSpec(const ContainerState& container, const runtime::oci::Spec& spec);  // both forms of it
   Result<void> MarkRemoving(const ContainerId& container);
   Result<void> Drop(const ContainerId& container);
 

@@ -72,6 +72,12 @@ class FakeWorld {
     std::lock_guard lock(mutex_);
     return ExitLocked(id, exit_code);
   }
+  // As Update said last; nothing when there is no such container.
+  std::optional<oci::Resources> ResourcesOf(const ContainerId& id) {
+    std::lock_guard lock(mutex_);
+    auto it = containers_.find(id);
+    return it == containers_.end() ? std::nullopt : std::optional(it->second.resources);
+  }
   // An exec ends by itself.
   bool ExitExec(uint64_t exec, int exit_code) {
     std::lock_guard lock(mutex_);
