@@ -360,7 +360,8 @@ TEST_F(NativeNetwork, StatsAreThePodsView) {
   ASSERT_TRUE(inside.has_value());
   auto& stats = inside->at(0).at("stats64");
   EXPECT_GE(host->rx_bytes, 20u * 60);
-  EXPECT_LE(host->rx_bytes, stats.at("rx").at("bytes").to_number<uint64_t>()) << "read later; neighbours may have spoken since";
+  EXPECT_LE(host->rx_bytes, stats.at("rx").at("bytes").to_number<uint64_t>())
+      << "read later; neighbours may have spoken since";
   EXPECT_GE(host->tx_packets, 20u);
   EXPECT_GE(host->rx_packets, 20u);
 }

@@ -38,42 +38,56 @@ std::optional<std::string> CleanName(std::string_view name, std::string_view bas
 
 }  // namespace
 
-Result<ArchiveReader> ArchiveReader::Open(int fd, const std::string& spool_dir, const Deadline& until, const ArchiveLimits& limits) {
+Result<ArchiveReader> ArchiveReader::Open(int fd, const std::string& spool_dir, const Deadline& until,
+                                          const ArchiveLimits& limits) {
   ArchiveReader out;
   struct stat st;
   if (::fstat(fd, &st) != 0) return SysErr("archive");
   TarLimits tar_limits{.entries = limits.entries, .metadata = limits.names, .extended = 1 << 20, .path = kMaxName};
-  TarScanner scanner([&](TarEntry&& entry) -> Result<void> {
-    auto name = CleanName(entry.path);
-    if (!name) return Err(Code::kInvalidArgument, "entry {} \"{}\" leaves the archive", entry.number, entry.path);
-    Entry kept;
-    switch (entry.type) {
-      case EntryType::kDirectory: kept.directory = true; break;
-      case EntryType::kSymlink: {
-        auto target = CleanName(entry.target, entry.target.starts_with('/') ? "" : name->substr(0, std::max<size_t>(name->rfind('/') + 1, 1) - 1));
-        if (!target) return Err(Code::kInvalidArgument, "entry \"{}\" is a link to \"{}\", which leaves the archive", *name, entry.target);
-        kept.link = *target;
-        break;
-      }
-      case EntryType::kHardLink: {
-        auto target = CleanName(entry.target);
-        if (!target) return Err(Code::kInvalidArgument, "entry \"{}\" is a link to \"{}\", which leaves the archive", *name, entry.target);
-        kept.link = *target;
-        break;
-      }
-      case EntryType::kFile:
-        if (entry.size > 0) {
-          if (entry.extents.size() != 1 || entry.extents[0].length != entry.size)
-            return Err(Code::kInvalidArgument, "entry \"{}\" is a sparse file; images are not written like that", *name);
-          kept.offset = entry.extents[0].source;
-          kept.size = entry.size;
+  TarScanner scanner(
+      [&](TarEntry&& entry) -> Result<void> {
+        auto name = CleanName(entry.path);
+        if (!name) return Err(Code::kInvalidArgument, "entry {} \"{}\" leaves the archive", entry.number, entry.path);
+        Entry kept;
+        switch (entry.type) {
+          case EntryType::kDirectory:
+            kept.directory = true;
+            break;
+          case EntryType::kSymlink: {
+            auto target = CleanName(entry.target, entry.target.starts_with('/')
+                                                      ? ""
+                                                      : name->substr(0, std::max<size_t>(name->rfind('/') + 1, 1) - 1));
+            if (!target)
+              return Err(Code::kInvalidArgument, "entry \"{}\" is a link to \"{}\", which leaves the archive", *name,
+                         entry.target);
+            kept.link = *target;
+            break;
+          }
+          case EntryType::kHardLink: {
+            auto target = CleanName(entry.target);
+            if (!target)
+              return Err(Code::kInvalidArgument, "entry \"{}\" is a link to \"{}\", which leaves the archive", *name,
+                         entry.target);
+            kept.link = *target;
+            break;
+          }
+          case EntryType::kFile:
+            if (entry.size > 0) {
+              if (entry.extents.size() != 1 || entry.extents[0].length != entry.size)
+                return Err(Code::kInvalidArgument, "entry \"{}\" is a sparse file; images are not written like that",
+                           *name);
+              kept.offset = entry.extents[0].source;
+              kept.size = entry.size;
+            }
+            break;
+          default:
+            return Err(Code::kInvalidArgument, "entry \"{}\" is a device or pipe; an image archive has files only",
+                       *name);
         }
-        break;
-      default: return Err(Code::kInvalidArgument, "entry \"{}\" is a device or pipe; an image archive has files only", *name);
-    }
-    if (!name->empty()) out.entries_.insert_or_assign(*name, std::move(kept));
-    return {};
-  }, tar_limits);
+        if (!name->empty()) out.entries_.insert_or_assign(*name, std::move(kept));
+        return {};
+      },
+      tar_limits);
 
   std::vector<char> chunk(kChunk);
   off_t start = S_ISREG(st.st_mode) ? ::lseek(fd, 0, SEEK_CUR) : -1;
@@ -121,7 +135,8 @@ Result<ArchiveReader> ArchiveReader::Open(int fd, const std::string& spool_dir, 
     TRY_CTX(inflater.Finish(), "archive");
   }
   TRY_CTX(scanner.Finish(), "archive");
-  if (out.entries_.empty()) return Err(Code::kInvalidArgument, "archive: it is empty; expected a docker-archive or an OCI layout as tar");
+  if (out.entries_.empty())
+    return Err(Code::kInvalidArgument, "archive: it is empty; expected a docker-archive or an OCI layout as tar");
   return out;
 }
 
@@ -130,8 +145,10 @@ Result<const ArchiveReader::Entry*> ArchiveReader::Follow(const std::string& nam
   for (int hop = 0; hop <= kMaxLinks; ++hop) {
     auto it = entries_.find(at);
     if (it == entries_.end())
-      return Err(Code::kNotFound, "archive: no entry \"{}\"{}", name, hop == 0 ? "" : fmt::format(" (a link to \"{}\")", at));
-    if (it->second.directory) return Err(Code::kInvalidArgument, "archive: entry \"{}\" is a directory, expected a file", name);
+      return Err(Code::kNotFound, "archive: no entry \"{}\"{}", name,
+                 hop == 0 ? "" : fmt::format(" (a link to \"{}\")", at));
+    if (it->second.directory)
+      return Err(Code::kInvalidArgument, "archive: entry \"{}\" is a directory, expected a file", name);
     if (it->second.link.empty()) return &it->second;
     at = it->second.link;
   }
@@ -140,7 +157,9 @@ Result<const ArchiveReader::Entry*> ArchiveReader::Follow(const std::string& nam
 
 Result<std::string> ArchiveReader::Read(const std::string& name, size_t limit) const {
   const Entry* entry = TRY(Follow(name));
-  if (entry->size > limit) return Err(Code::kInvalidArgument, "archive: entry \"{}\" has {} bytes, at most {} are read", name, entry->size, limit);
+  if (entry->size > limit)
+    return Err(Code::kInvalidArgument, "archive: entry \"{}\" has {} bytes, at most {} are read", name, entry->size,
+               limit);
   std::string out(entry->size, '\0');
   for (size_t done = 0; done < out.size();) {
     ssize_t n = ::pread(file_, out.data() + done, out.size() - done, static_cast<off_t>(start_ + entry->offset + done));
@@ -155,7 +174,8 @@ Result<void> ArchiveReader::Stream(const std::string& name, const Inflater::Sink
   const Entry* entry = TRY(Follow(name));
   std::vector<char> chunk(kChunk);
   for (uint64_t done = 0; done < entry->size;) {
-    ssize_t n = ::pread(file_, chunk.data(), std::min<uint64_t>(chunk.size(), entry->size - done), static_cast<off_t>(start_ + entry->offset + done));
+    ssize_t n = ::pread(file_, chunk.data(), std::min<uint64_t>(chunk.size(), entry->size - done),
+                        static_cast<off_t>(start_ + entry->offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return Err(Code::kInvalidArgument, "archive: entry \"{}\" is cut short", name);
     done += static_cast<uint64_t>(n);
@@ -178,14 +198,17 @@ Result<void> ArchiveWriter::Header(const std::string& name, char type, unsigned 
   octal(116, 8, 0);
   if (size < (uint64_t{1} << 33)) {
     octal(124, 12, size);
-  } else {   // base-256, as GNU and Go read and write it
+  } else {  // base-256, as GNU and Go read and write it
     block[124] = static_cast<char>(0x80);
     for (int i = 0; i < 8; ++i) block[135 - i] = static_cast<char>(size >> (8 * i));
   }
   octal(136, 12, 0);
   std::memset(block.data() + 148, ' ', 8);
   block[156] = type;
-  std::memcpy(block.data() + 257, "ustar\0" "00", 8);
+  std::memcpy(block.data() + 257,
+              "ustar\0"
+              "00",
+              8);
   unsigned sum = 0;
   for (char c : block) sum += static_cast<unsigned char>(c);
   std::string text = fmt::format("{:06o}", sum);

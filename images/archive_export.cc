@@ -11,7 +11,7 @@ constexpr size_t kChunk = 256 << 10;
 
 struct Chosen {
   ImagePtr image;
-  std::vector<std::string> tags;   // canonical
+  std::vector<std::string> tags;  // canonical
 };
 
 json::Object DescriptorOf(std::string_view media_type, const Digest& digest, uint64_t size) {
@@ -22,7 +22,8 @@ std::string BlobName(const Digest& digest) { return "blobs/sha256/" + digest.hex
 
 }  // namespace
 
-Result<void> StoreImpl::Export(const std::vector<std::string>& references, Archive form, int fd, const Deadline& until) {
+Result<void> StoreImpl::Export(const std::vector<std::string>& references, Archive form, int fd,
+                               const Deadline& until) {
   if (references.empty()) return Err(Code::kInvalidArgument, "export: no image is named");
   std::vector<Chosen> chosen;
   std::vector<Digest> layers;
@@ -67,7 +68,8 @@ Result<void> StoreImpl::Export(const std::vector<std::string>& references, Archi
     }
     TRY(out.End());
     Digest found = hasher.Finish();
-    if (found != diff_id) return Err(Code::kDataLoss, "export: layer {}: its bytes on this disk hash to {}", diff_id, found);
+    if (found != diff_id)
+      return Err(Code::kDataLoss, "export: layer {}: its bytes on this disk hash to {}", diff_id, found);
   }
 
   json::Array index, archive;
@@ -79,8 +81,10 @@ Result<void> StoreImpl::Export(const std::vector<std::string>& references, Archi
       layer_list.push_back(DescriptorOf(media::kOciLayer, d, sizes[d]));
       layer_names.push_back(json::Value(BlobName(d)));
     }
-    json::Object manifest{{"schemaVersion", 2}, {"mediaType", media::kOciManifest},
-                          {"config", DescriptorOf(media::kOciConfig, image.id, image.raw_config.size())}, {"layers", std::move(layer_list)}};
+    json::Object manifest{{"schemaVersion", 2},
+                          {"mediaType", media::kOciManifest},
+                          {"config", DescriptorOf(media::kOciConfig, image.id, image.raw_config.size())},
+                          {"layers", std::move(layer_list)}};
     std::string text = json::Serialize(manifest);
     Digest digest = Digest::Of(text);
     TRY(out.File(BlobName(image.id), image.raw_config));
@@ -95,7 +99,8 @@ Result<void> StoreImpl::Export(const std::vector<std::string>& references, Archi
     for (const std::string& tag : c.tags) {
       auto reference = TRY(Reference::Parse(tag));
       json::Object named = entry;
-      named["annotations"] = json::Object{{"io.containerd.image.name", tag}, {"org.opencontainers.image.ref.name", reference.tag}};
+      named["annotations"] =
+          json::Object{{"io.containerd.image.name", tag}, {"org.opencontainers.image.ref.name", reference.tag}};
       index.push_back(std::move(named));
       familiar.push_back(json::Value(reference.Familiar()));
       if (!image.diff_ids.empty()) {
@@ -106,11 +111,14 @@ Result<void> StoreImpl::Export(const std::vector<std::string>& references, Archi
       }
     }
     if (c.tags.empty()) index.push_back(entry);
-    json::Object legacy{{"Config", BlobName(image.id)}, {"RepoTags", familiar.empty() ? json::Value(nullptr) : json::Value(std::move(familiar))},
+    json::Object legacy{{"Config", BlobName(image.id)},
+                        {"RepoTags", familiar.empty() ? json::Value(nullptr) : json::Value(std::move(familiar))},
                         {"Layers", std::move(layer_names)}};
     archive.push_back(std::move(legacy));
   }
-  TRY(out.File("index.json", json::Serialize(json::Object{{"schemaVersion", 2}, {"mediaType", media::kOciIndex}, {"manifests", std::move(index)}})));
+  TRY(out.File("index.json",
+               json::Serialize(json::Object{
+                   {"schemaVersion", 2}, {"mediaType", media::kOciIndex}, {"manifests", std::move(index)}})));
   if (form == Archive::kDocker) TRY(out.File("manifest.json", json::Serialize(archive)));
   TRY(out.File("oci-layout", R"({"imageLayoutVersion":"1.0.0"})"));
   if (form == Archive::kDocker && !repositories.empty()) TRY(out.File("repositories", json::Serialize(repositories)));

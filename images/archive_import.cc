@@ -32,7 +32,7 @@ class Importer {
  private:
   struct Planned {
     NewImage image;
-    std::vector<std::string> entries;   // of the layers, bottom first
+    std::vector<std::string> entries;  // of the layers, bottom first
   };
   Result<void> PlanDocker();
   Result<void> PlanLayout();
@@ -44,10 +44,10 @@ class Importer {
 
   StoreImpl& store_;
   const ArchiveReader& archive_;
-  const std::string fallback_;   // canonical, or empty
+  const std::string fallback_;  // canonical, or empty
   const Deadline& until_;
   std::vector<Planned> images_;
-  std::vector<std::string> elsewhere_;   // platforms passed over
+  std::vector<std::string> elsewhere_;  // platforms passed over
   std::vector<HeldRow> held_;
 };
 
@@ -56,7 +56,8 @@ Result<std::vector<ImagePtr>> StoreImpl::Import(int fd, const std::string& name_
   if (!name_if_untagged.empty()) {
     auto reference = TRY(Reference::Parse(name_if_untagged));
     if (!reference.digest.empty())
-      return Err(Code::kInvalidArgument, "reference \"{}\": a name for an imported image is a tag, not a digest", name_if_untagged);
+      return Err(Code::kInvalidArgument, "reference \"{}\": a name for an imported image is a tag, not a digest",
+                 name_if_untagged);
     fallback = reference.Canonical();
   }
   auto archive = TRY_CTX(ArchiveReader::Open(fd, options_.root + "/ingest", until), "import");
@@ -65,9 +66,13 @@ Result<std::vector<ImagePtr>> StoreImpl::Import(int fd, const std::string& name_
 }
 
 Result<std::vector<ImagePtr>> Importer::Run() {
-  if (archive_.Has("manifest.json")) TRY(PlanDocker());
-  else if (archive_.Has("index.json")) TRY(PlanLayout());
-  else return Err(Code::kInvalidArgument, "archive: neither manifest.json (docker-archive) nor index.json (OCI layout) is in it");
+  if (archive_.Has("manifest.json"))
+    TRY(PlanDocker());
+  else if (archive_.Has("index.json"))
+    TRY(PlanLayout());
+  else
+    return Err(Code::kInvalidArgument,
+               "archive: neither manifest.json (docker-archive) nor index.json (OCI layout) is in it");
   if (images_.empty())
     return Err(Code::kNotFound, "archive: no image for {} in it; available: {}", Platform::Machine().str(),
                elsewhere_.empty() ? "none" : fmt::format("{}", fmt::join(elsewhere_, ", ")));
@@ -77,7 +82,8 @@ Result<std::vector<ImagePtr>> Importer::Run() {
     std::find_if(images_.begin(), images_.end(), nameless)->image.names.push_back(fallback_);
 
   std::vector<Digest> all;
-  for (const Planned& p : images_) all.insert(all.end(), p.image.parsed.diff_ids.begin(), p.image.parsed.diff_ids.end());
+  for (const Planned& p : images_)
+    all.insert(all.end(), p.image.parsed.diff_ids.begin(), p.image.parsed.diff_ids.end());
   std::optional<StoreImpl::Busy> busy(std::in_place, store_, all);
   auto done = Work();
   if (done) return done;
@@ -117,9 +123,10 @@ Result<std::vector<ImagePtr>> Importer::Work() {
 
 Result<void> Importer::AddImage(Planned planned) {
   if (planned.image.parsed.diff_ids.size() != planned.entries.size())
-    return Err(Code::kInvalidArgument, "config {}: rootfs.diff_ids names {} layers, the archive lists {}", planned.image.id,
-               planned.image.parsed.diff_ids.size(), planned.entries.size());
-  if (images_.size() >= ArchiveLimits().images) return Err(Code::kInvalidArgument, "archive: more than {} images in it", images_.size());
+    return Err(Code::kInvalidArgument, "config {}: rootfs.diff_ids names {} layers, the archive lists {}",
+               planned.image.id, planned.image.parsed.diff_ids.size(), planned.entries.size());
+  if (images_.size() >= ArchiveLimits().images)
+    return Err(Code::kInvalidArgument, "archive: more than {} images in it", images_.size());
   images_.push_back(std::move(planned));
   return {};
 }
@@ -150,7 +157,8 @@ Result<void> Importer::PlanLayout() {
   if (archive_.Has("oci-layout")) {
     auto layout = TRY(json::Parse<WireLayout>(TRY(archive_.Read("oci-layout", 4096)), "oci-layout"));
     if (!layout.imageLayoutVersion.starts_with("1."))
-      return Err(Code::kUnimplemented, "oci-layout: imageLayoutVersion is \"{}\", expected 1.0.0", layout.imageLayoutVersion);
+      return Err(Code::kUnimplemented, "oci-layout: imageLayoutVersion is \"{}\", expected 1.0.0",
+                 layout.imageLayoutVersion);
   }
   std::string text = TRY(archive_.Read("index.json", kMaxManifest));
   auto parsed = TRY(ParseManifest(text, media::kOciIndex, "index.json"));
@@ -169,9 +177,11 @@ Result<void> Importer::PlanLayout() {
 Result<std::string> Importer::Document(const Descriptor& d, size_t limit) const {
   std::string bytes = TRY(archive_.Read(BlobEntry(d.digest), limit));
   Digest found = Digest::Of(bytes);
-  if (found != d.digest) return Err(Code::kDataLoss, "archive: {} has bytes that hash to {}", BlobEntry(d.digest), found);
+  if (found != d.digest)
+    return Err(Code::kDataLoss, "archive: {} has bytes that hash to {}", BlobEntry(d.digest), found);
   if (bytes.size() != d.size)
-    return Err(Code::kDataLoss, "archive: {} has {} bytes, its descriptor says {}", BlobEntry(d.digest), bytes.size(), d.size);
+    return Err(Code::kDataLoss, "archive: {} has {} bytes, its descriptor says {}", BlobEntry(d.digest), bytes.size(),
+               d.size);
   return bytes;
 }
 
@@ -180,14 +190,18 @@ Result<void> Importer::PlanDescriptor(const Descriptor& top) {
   Descriptor at = top;
   std::optional<Manifest> manifest;
   for (int depth = 0; !manifest; ++depth) {
-    if (depth > kMaxNesting) return Err(Code::kInvalidArgument, "manifest {}: indexes nested more than {} deep", top.digest, kMaxNesting);
+    if (depth > kMaxNesting)
+      return Err(Code::kInvalidArgument, "manifest {}: indexes nested more than {} deep", top.digest, kMaxNesting);
     std::string where = fmt::format("manifest {}", at.digest);
     std::string bytes = TRY(Document(at, kMaxManifest));
     auto parsed = TRY(ParseManifest(bytes, at.media_type, where));
-    std::string type = std::holds_alternative<Index>(parsed) ? std::get<Index>(parsed).media_type : std::get<Manifest>(parsed).media_type;
+    std::string type = std::holds_alternative<Index>(parsed) ? std::get<Index>(parsed).media_type
+                                                             : std::get<Manifest>(parsed).media_type;
     planned.image.documents.push_back({at.digest, std::move(type), std::move(bytes)});
-    if (auto* found = std::get_if<Manifest>(&parsed)) manifest = std::move(*found);
-    else at = TRY(ChoosePlatform(std::get<Index>(parsed), Platform::Machine(), where));
+    if (auto* found = std::get_if<Manifest>(&parsed))
+      manifest = std::move(*found);
+    else
+      at = TRY(ChoosePlatform(std::get<Index>(parsed), Platform::Machine(), where));
   }
   planned.image.id = manifest->config.digest;
   planned.image.raw_config = TRY(Document(manifest->config, kMaxConfig));
@@ -226,25 +240,30 @@ Result<void> Importer::Apply(const Planned& planned, size_t index) {
   const Digest& diff_id = planned.image.parsed.diff_ids[index];
   auto lock = TRY(store_.layer_locks_.Acquire(diff_id.str(), until_, "layer"));
   if (TRY(store_.snapshotter_.Find(diff_id))) return {};
-  std::vector<Digest> parents(planned.image.parsed.diff_ids.begin(), planned.image.parsed.diff_ids.begin() + static_cast<ptrdiff_t>(index));
+  std::vector<Digest> parents(planned.image.parsed.diff_ids.begin(),
+                              planned.image.parsed.diff_ids.begin() + static_cast<ptrdiff_t>(index));
   auto writer = TRY(store_.snapshotter_.Begin(parents));
   Inflater inflater([&](std::string_view bytes) { return writer->Write(bytes); });
   const Digest& blob = planned.image.layers[index].blob;
   std::optional<Hasher> hasher;
   if (!blob.empty()) hasher.emplace();
-  std::optional<Error> broken;   // kept until the digest has had its word
-  TRY(archive_.Stream(planned.entries[index], [&](std::string_view bytes) -> Result<void> {
-    if (hasher) hasher->Update(bytes.data(), bytes.size());
-    if (broken) return {};
-    auto fed = inflater.Feed(bytes);
-    if (fed) return fed;
-    if (!hasher || fed.error().sys != 0) return fed;
-    broken = std::move(fed).error();
-    return {};
-  }, until_));
+  std::optional<Error> broken;  // kept until the digest has had its word
+  TRY(archive_.Stream(
+      planned.entries[index],
+      [&](std::string_view bytes) -> Result<void> {
+        if (hasher) hasher->Update(bytes.data(), bytes.size());
+        if (broken) return {};
+        auto fed = inflater.Feed(bytes);
+        if (fed) return fed;
+        if (!hasher || fed.error().sys != 0) return fed;
+        broken = std::move(fed).error();
+        return {};
+      },
+      until_));
   if (hasher) {
     Digest found = hasher->Finish();
-    if (found != blob) return Err(Code::kDataLoss, "archive: {} has bytes that hash to {}", planned.entries[index], found);
+    if (found != blob)
+      return Err(Code::kDataLoss, "archive: {} has bytes that hash to {}", planned.entries[index], found);
   }
   if (broken) return std::unexpected(std::move(*broken));
   TRY(inflater.Finish());

@@ -21,7 +21,7 @@ using ::testing::UnorderedElementsAre;
 
 class ArchiveTest : public ::testing::Test {
  protected:
-  struct Side {   // a store with all it stands on
+  struct Side {  // a store with all it stands on
     Side() {
       Options options;
       options.root = dir.path();
@@ -30,7 +30,8 @@ class ArchiveTest : public ::testing::Test {
     }
     std::vector<std::string> Files(const std::string& below) const {
       std::vector<std::string> out;
-      for (const auto& entry : std::filesystem::directory_iterator(dir.path() + "/" + below)) out.push_back(entry.path().filename());
+      for (const auto& entry : std::filesystem::directory_iterator(dir.path() + "/" + below))
+        out.push_back(entry.path().filename());
       return out;
     }
     TempDir dir;
@@ -76,25 +77,34 @@ class ArchiveTest : public ::testing::Test {
     std::vector<std::string> layers;
     for (size_t i = 0; i < image.tars.size(); ++i) {
       std::string folder(64, static_cast<char>('0' + i));
-      tar.Dir(folder).File(folder + "/VERSION", "1.0").File(folder + "/json", "{}").File(folder + "/layer.tar", image.tars[i]);
+      tar.Dir(folder)
+          .File(folder + "/VERSION", "1.0")
+          .File(folder + "/json", "{}")
+          .File(folder + "/layer.tar", image.tars[i]);
       layers.push_back("\"" + folder + "/layer.tar\"");
     }
     return tar.File(image.id.hex() + ".json", image.config)
-        .File("manifest.json", fmt::format(R"([{{"Config":"{}.json","RepoTags":{},"Layers":[{}]}}])", image.id.hex(), tags, fmt::join(layers, ",")))
-        .File("repositories", "{}").Finish();
+        .File("manifest.json", fmt::format(R"([{{"Config":"{}.json","RepoTags":{},"Layers":[{}]}}])", image.id.hex(),
+                                           tags, fmt::join(layers, ",")))
+        .File("repositories", "{}")
+        .Finish();
   }
-  static std::string Layout(const TestImage& image, const std::string& annotations = "", const std::string& platform = "linux/amd64") {
+  static std::string Layout(const TestImage& image, const std::string& annotations = "",
+                            const std::string& platform = "linux/amd64") {
     TarMaker tar;
     tar.File("oci-layout", R"({"imageLayoutVersion":"1.0.0"})").Dir("blobs").Dir("blobs/sha256");
     for (const std::string& blob : image.blobs) tar.File("blobs/sha256/" + Digest::Of(blob).hex(), blob);
     std::string descriptor = image.Descriptor(platform);
     if (!annotations.empty()) descriptor.insert(descriptor.size() - 1, ",\"annotations\":" + annotations);
-    return tar.File("blobs/sha256/" + image.id.hex(), image.config).File("blobs/sha256/" + image.digest.hex(), image.manifest)
-        .File("index.json", IndexText({descriptor})).Finish();
+    return tar.File("blobs/sha256/" + image.id.hex(), image.config)
+        .File("blobs/sha256/" + image.digest.hex(), image.manifest)
+        .File("index.json", IndexText({descriptor}))
+        .Finish();
   }
 
   Side a;
-  const TestImage two = TestImage::Make({TarMaker().File("a", Noise(300'000, 1)).Finish(), TarMaker().File("b", Noise(300'000, 2)).Finish()});
+  const TestImage two = TestImage::Make(
+      {TarMaker().File("a", Noise(300'000, 1)).Finish(), TarMaker().File("b", Noise(300'000, 2)).Finish()});
 };
 
 TEST_F(ArchiveTest, OldDockerArchive) {
@@ -134,7 +144,8 @@ TEST_F(ArchiveTest, StreamThatStopsComingEndsAtTheDeadline) {
   ASSERT_TRUE(WriteAll(pipe.second.get(), OldDocker(two).substr(0, 2000)).has_value());
   token->Cancel();
   EXPECT_EQ(a.store->Import(pipe.first.get(), "", Deadline::Never(token)).error().code, Code::kCancelled);
-  EXPECT_EQ(a.store->Import(pipe.first.get(), "", Deadline::After(std::chrono::milliseconds(5))).error().code, Code::kDeadlineExceeded);
+  EXPECT_EQ(a.store->Import(pipe.first.get(), "", Deadline::After(std::chrono::milliseconds(5))).error().code,
+            Code::kDeadlineExceeded);
   ExpectEmpty(a);
 }
 
@@ -147,9 +158,16 @@ TEST_F(ArchiveTest, ReadInPlaceFromTheMiddleOfAFile) {
 }
 
 TEST_F(ArchiveTest, LayersAsLinksWithinTheArchive) {
-  std::string tar = TarMaker().File("one/layer.tar", two.tars[0]).Dir("two").Symlink("two/layer.tar", "../one/layer.tar").Link("three.tar", "one/layer.tar")
-      .File("c.json", TestImage::Make({two.tars[0], two.tars[0], two.tars[0]}).config)
-      .File("manifest.json", R"([{"Config":"c.json","RepoTags":null,"Layers":["one/layer.tar","two/layer.tar","three.tar"]}])").Finish();
+  std::string tar =
+      TarMaker()
+          .File("one/layer.tar", two.tars[0])
+          .Dir("two")
+          .Symlink("two/layer.tar", "../one/layer.tar")
+          .Link("three.tar", "one/layer.tar")
+          .File("c.json", TestImage::Make({two.tars[0], two.tars[0], two.tars[0]}).config)
+          .File("manifest.json",
+                R"([{"Config":"c.json","RepoTags":null,"Layers":["one/layer.tar","two/layer.tar","three.tar"]}])")
+          .Finish();
   auto images = Import(a, tar, "named");
   ASSERT_TRUE(images.has_value()) << images.error().what;
   EXPECT_THAT((*images)[0]->repo_tags, ElementsAre("docker.io/library/named:latest"));
@@ -161,7 +179,9 @@ TEST_F(ArchiveTest, LayoutNames) {
     std::vector<std::string> tags;
   };
   const Row table[] = {
-      {R"({"io.containerd.image.name":"quay.io/a/b:7","org.opencontainers.image.ref.name":"7"})", "", {"quay.io/a/b:7"}},
+      {R"({"io.containerd.image.name":"quay.io/a/b:7","org.opencontainers.image.ref.name":"7"})",
+       "",
+       {"quay.io/a/b:7"}},
       {R"({"org.opencontainers.image.ref.name":"nginx:1.2"})", "", {"docker.io/library/nginx:1.2"}},
       {R"({"org.opencontainers.image.ref.name":"latest"})", "", {}},
       {R"({"org.opencontainers.image.ref.name":"v3"})", "my/app:x", {"docker.io/my/app:v3"}},
@@ -186,12 +206,14 @@ TEST_F(ArchiveTest, LayoutKeepsTheRegistrysDigest) {
 TEST_F(ArchiveTest, LayoutPlatforms) {
   TestImage arm = TestImage::Small("arm", "arm64");
   std::string both = IndexText({arm.Descriptor("linux/arm64"), two.Descriptor("linux/amd64")});
-  std::string inner = fmt::format(R"({{"mediaType":"{}","digest":"{}","size":{}}})", media::kOciIndex, Digest::Of(both), both.size());
+  std::string inner =
+      fmt::format(R"({{"mediaType":"{}","digest":"{}","size":{}}})", media::kOciIndex, Digest::Of(both), both.size());
   auto tar = [&](const std::string& index) {
     TarMaker t;
     for (const TestImage* image : {&std::as_const(arm), &two}) {
       for (const std::string& blob : image->blobs) t.File("blobs/sha256/" + Digest::Of(blob).hex(), blob);
-      t.File("blobs/sha256/" + image->id.hex(), image->config).File("blobs/sha256/" + image->digest.hex(), image->manifest);
+      t.File("blobs/sha256/" + image->id.hex(), image->config)
+          .File("blobs/sha256/" + image->digest.hex(), image->manifest);
     }
     return t.File("blobs/sha256/" + Digest::Of(both).hex(), both).File("index.json", index).Finish();
   };
@@ -215,11 +237,12 @@ TEST_F(ArchiveTest, RoundTripKeepsIdsInBothForms) {
   for (auto form : {Store::Archive::kDocker, Store::Archive::kOci}) {
     Side b;
     std::string tar = Export(a, {"app:1", "quay.io/small:x", "app:2"}, form);
-    EXPECT_EQ(tar, Export(a, {"app:1", "quay.io/small:x", "app:2"}, form));   // the same bytes each time
+    EXPECT_EQ(tar, Export(a, {"app:1", "quay.io/small:x", "app:2"}, form));  // the same bytes each time
     auto images = Import(b, tar);
     ASSERT_TRUE(images.has_value()) << images.error().what;
     EXPECT_EQ(b.store->List().size(), 2u);
-    EXPECT_THAT(b.store->Find(two.id.str()).value()->repo_tags, ElementsAre("docker.io/library/app:1", "docker.io/library/app:2"));
+    EXPECT_THAT(b.store->Find(two.id.str()).value()->repo_tags,
+                ElementsAre("docker.io/library/app:1", "docker.io/library/app:2"));
     EXPECT_EQ(b.store->Find("quay.io/small:x").value()->id, small.id);
     EXPECT_THAT(b.snapshotter.layers(), UnorderedElementsAre(Digest::Of(two.tars[0]), Digest::Of(two.tars[1])));
     // By id: no names.
@@ -231,13 +254,17 @@ TEST_F(ArchiveTest, RoundTripKeepsIdsInBothForms) {
 
 TEST_F(ArchiveTest, ExportNamesWhatIsWrong) {
   unique_fd fd = File("");
-  EXPECT_EQ(a.store->Export({}, Store::Archive::kDocker, fd.get(), Deadline::Never()).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(a.store->Export({}, Store::Archive::kDocker, fd.get(), Deadline::Never()).error().code,
+            Code::kInvalidArgument);
   EXPECT_EQ(a.store->Export({"none"}, Store::Archive::kOci, fd.get(), Deadline::Never()).error().code, Code::kNotFound);
   ASSERT_TRUE(Import(a, OldDocker(two)).has_value());
   // A receiver that reads nothing.
   auto pipe = Pipe().value();
-  EXPECT_EQ(a.store->Export({"app:1"}, Store::Archive::kOci, pipe.second.get(), Deadline::After(std::chrono::milliseconds(5))).error().code,
-            Code::kDeadlineExceeded);
+  EXPECT_EQ(
+      a.store->Export({"app:1"}, Store::Archive::kOci, pipe.second.get(), Deadline::After(std::chrono::milliseconds(5)))
+          .error()
+          .code,
+      Code::kDeadlineExceeded);
   // One that goes away.
   int ends[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
@@ -278,26 +305,51 @@ TEST_F(ArchiveTest, HostileArchivesLeaveNothing) {
       {"cut tar", OldDocker(two).substr(0, 100'000), Code::kInvalidArgument, "archive"},
       {"neither form", TarMaker().File("x", "y").Finish(), Code::kInvalidArgument, "neither manifest.json"},
       {"climbs", TarMaker().File("../../etc/passwd", "x").Finish(), Code::kInvalidArgument, "leaves the archive"},
-      {"link climbs", TarMaker().Symlink("a/b", "../../../etc/shadow").Finish(), Code::kInvalidArgument, "leaves the archive"},
+      {"link climbs", TarMaker().Symlink("a/b", "../../../etc/shadow").Finish(), Code::kInvalidArgument,
+       "leaves the archive"},
       {"device", TarMaker().Add({.type = '3', .path = "dev"}).Finish(), Code::kInvalidArgument, "device"},
-      {"long name", TarMaker().Add({.path = "x", .pax = {{"path", std::string(5000, 'p')}}}).Finish(), Code::kInvalidArgument, "archive"},
+      {"long name", TarMaker().Add({.path = "x", .pax = {{"path", std::string(5000, 'p')}}}).Finish(),
+       Code::kInvalidArgument, "archive"},
       {"bad json", TarMaker().File("manifest.json", "[{").Finish(), Code::kInvalidArgument, "manifest.json"},
       {"no images", TarMaker().File("manifest.json", "[]").Finish(), Code::kNotFound, "no image"},
       {"config missing", TarMaker().File("manifest.json", docker("")).Finish(), Code::kNotFound, "[0].Config"},
-      {"config outside", TarMaker().File("manifest.json", docker("", "/etc/passwd")).Finish(), Code::kNotFound, "/etc/passwd"},
-      {"config too big", TarMaker().File("c.json", big).File("manifest.json", docker("")).Finish(), Code::kInvalidArgument, "at most"},
-      {"config is a directory", TarMaker().Dir("c.json").File("manifest.json", docker("")).Finish(), Code::kInvalidArgument, "directory"},
-      {"config is a loop", TarMaker().Symlink("c.json", "c.json").File("manifest.json", docker("")).Finish(), Code::kInvalidArgument, "link"},
-      {"layers missing", TarMaker().File("c.json", config).File("manifest.json", docker("")).Finish(), Code::kInvalidArgument, "rootfs.diff_ids names 2"},
-      {"layer absent", TarMaker().File("c.json", config).File("manifest.json", docker("\"l1\",\"l2\"")).Finish(), Code::kNotFound, "layer 1 of 2"},
-      {"layer wrong", TarMaker().File("c.json", config).File("l1", two.tars[0]).File("l2", two.tars[0]).File("manifest.json", docker("\"l1\",\"l2\"")).Finish(),
+      {"config outside", TarMaker().File("manifest.json", docker("", "/etc/passwd")).Finish(), Code::kNotFound,
+       "/etc/passwd"},
+      {"config too big", TarMaker().File("c.json", big).File("manifest.json", docker("")).Finish(),
+       Code::kInvalidArgument, "at most"},
+      {"config is a directory", TarMaker().Dir("c.json").File("manifest.json", docker("")).Finish(),
+       Code::kInvalidArgument, "directory"},
+      {"config is a loop", TarMaker().Symlink("c.json", "c.json").File("manifest.json", docker("")).Finish(),
+       Code::kInvalidArgument, "link"},
+      {"layers missing", TarMaker().File("c.json", config).File("manifest.json", docker("")).Finish(),
+       Code::kInvalidArgument, "rootfs.diff_ids names 2"},
+      {"layer absent", TarMaker().File("c.json", config).File("manifest.json", docker("\"l1\",\"l2\"")).Finish(),
+       Code::kNotFound, "layer 1 of 2"},
+      {"layer wrong",
+       TarMaker()
+           .File("c.json", config)
+           .File("l1", two.tars[0])
+           .File("l2", two.tars[0])
+           .File("manifest.json", docker("\"l1\",\"l2\""))
+           .Finish(),
        Code::kDataLoss, "layer 2 of 2"},
-      {"tag bad", TarMaker().File("c.json", config).File("manifest.json", R"([{"Config":"c.json","RepoTags":["Bad:x"],"Layers":["a","b"]}])").Finish(),
+      {"tag bad",
+       TarMaker()
+           .File("c.json", config)
+           .File("manifest.json", R"([{"Config":"c.json","RepoTags":["Bad:x"],"Layers":["a","b"]}])")
+           .Finish(),
        Code::kInvalidArgument, "RepoTags[0]"},
-      {"layout version", TarMaker().File("oci-layout", R"({"imageLayoutVersion":"2"})").File("index.json", "{}").Finish(), Code::kUnimplemented, "imageLayoutVersion"},
+      {"layout version",
+       TarMaker().File("oci-layout", R"({"imageLayoutVersion":"2"})").File("index.json", "{}").Finish(),
+       Code::kUnimplemented, "imageLayoutVersion"},
       {"index bad", TarMaker().File("index.json", "{}").Finish(), Code::kInvalidArgument, "index.json"},
-      {"blob absent", TarMaker().File("index.json", IndexText({two.Descriptor("linux/amd64")})).Finish(), Code::kNotFound, two.digest.hex()},
-      {"blob wrong", TarMaker().File("blobs/sha256/" + two.digest.hex(), "{}").File("index.json", IndexText({two.Descriptor("linux/amd64")})).Finish(),
+      {"blob absent", TarMaker().File("index.json", IndexText({two.Descriptor("linux/amd64")})).Finish(),
+       Code::kNotFound, two.digest.hex()},
+      {"blob wrong",
+       TarMaker()
+           .File("blobs/sha256/" + two.digest.hex(), "{}")
+           .File("index.json", IndexText({two.Descriptor("linux/amd64")}))
+           .Finish(),
        Code::kDataLoss, "hash to"},
       {"flood is only odd", flood.Finish(), Code::kInvalidArgument, "neither"},
   };

@@ -27,9 +27,10 @@ struct WireManifest {
   std::string mediaType, artifactType;
   std::optional<WireDescriptor> config;
   std::optional<std::vector<WireDescriptor>> layers, manifests;
-  json::Value fsLayers, signatures;   // schema 1
+  json::Value fsLayers, signatures;  // schema 1
 };
-BOOST_DESCRIBE_STRUCT(WireManifest, (), (schemaVersion, mediaType, artifactType, config, layers, manifests, fsLayers, signatures))
+BOOST_DESCRIBE_STRUCT(WireManifest, (),
+                      (schemaVersion, mediaType, artifactType, config, layers, manifests, fsLayers, signatures))
 
 struct WireSettings {
   std::string User, WorkingDir, StopSignal;
@@ -37,7 +38,8 @@ struct WireSettings {
   std::map<std::string, std::string> Labels;
   std::map<std::string, json::Value> ExposedPorts, Volumes;
 };
-BOOST_DESCRIBE_STRUCT(WireSettings, (), (User, WorkingDir, StopSignal, Env, Entrypoint, Cmd, Labels, ExposedPorts, Volumes))
+BOOST_DESCRIBE_STRUCT(WireSettings, (),
+                      (User, WorkingDir, StopSignal, Env, Entrypoint, Cmd, Labels, ExposedPorts, Volumes))
 
 struct WireRootFs {
   std::string type;
@@ -58,12 +60,14 @@ Platform Normal(std::string os, std::string architecture, std::string variant) {
   };
   lower(os), lower(architecture), lower(variant);
   if (architecture == "x86_64" || architecture == "x86-64") architecture = "amd64";
-  if (architecture == "i386" || architecture == "i486" || architecture == "i586" || architecture == "i686" || architecture == "x86")
+  if (architecture == "i386" || architecture == "i486" || architecture == "i586" || architecture == "i686" ||
+      architecture == "x86")
     architecture = "386", variant = "";
   if (architecture == "aarch64") architecture = "arm64";
   if (architecture == "armhf" || architecture == "armv7l") architecture = "arm", variant = "v7";
   if (architecture == "armel" || architecture == "armv6l") architecture = "arm", variant = "v6";
-  if (!variant.empty() && std::isdigit(static_cast<unsigned char>(variant.front()))) variant.insert(variant.begin(), 'v');
+  if (!variant.empty() && std::isdigit(static_cast<unsigned char>(variant.front())))
+    variant.insert(variant.begin(), 'v');
   // One spelling each for the variant that the bare architecture means (containerd's platforms package).
   if (architecture == "amd64" && variant == "v1") variant = "";
   if (architecture == "arm64" && variant == "v8") variant = "";
@@ -76,7 +80,8 @@ std::vector<std::string> Acceptable(const Platform& wanted) {
   auto down_to = [&](int lowest, int bare) {
     std::vector<std::string> out;
     int from = wanted.variant.size() == 2 ? wanted.variant[1] - '0' : bare;
-    for (int v = from; v >= lowest; --v) out.push_back(v == bare && wanted.architecture != "arm" ? std::string() : fmt::format("v{}", v));
+    for (int v = from; v >= lowest; --v)
+      out.push_back(v == bare && wanted.architecture != "arm" ? std::string() : fmt::format("v{}", v));
     return out;
   };
   if (wanted.architecture == "amd64") {
@@ -113,7 +118,8 @@ Result<Descriptor> ToDescriptor(const WireDescriptor& wire, std::string_view whe
 Result<void> CheckLayerType(const WireDescriptor& layer, std::string_view where, std::string_view member) {
   const std::string& type = layer.mediaType;
   if (type.find("foreign") != std::string::npos || type.find("nondistributable") != std::string::npos)
-    return Err(Code::kUnimplemented, "{}: {} is a foreign layer ({}), which lives outside the registry", where, member, type);
+    return Err(Code::kUnimplemented, "{}: {} is a foreign layer ({}), which lives outside the registry", where, member,
+               type);
   if (type.find("encrypted") != std::string::npos)
     return Err(Code::kUnimplemented, "{}: {} is encrypted ({})", where, member, type);
   bool known = type.starts_with(media::kOciLayer) || type.starts_with("application/vnd.docker.image.rootfs.diff.tar");
@@ -138,10 +144,12 @@ Result<Platform> Platform::Parse(std::string_view text) {
   }
   auto word = [](const std::string& s) {
     return !s.empty() && s.size() <= 32 && std::isalnum(static_cast<unsigned char>(s.front())) &&
-           std::all_of(s.begin(), s.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.' || c == '-'; });
+           std::all_of(s.begin(), s.end(),
+                       [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.' || c == '-'; });
   };
   if (parts.size() > 3 || !std::all_of(parts.begin(), parts.end(), word))
-    return Err(Code::kInvalidArgument, "platform \"{}\": expected os/architecture[/variant], like linux/arm64/v8", text);
+    return Err(Code::kInvalidArgument, "platform \"{}\": expected os/architecture[/variant], like linux/arm64/v8",
+               text);
   if (parts.size() == 1 || (parts.size() == 2 && parts[1].starts_with('v') && parts[0] != "linux"))
     parts.insert(parts.begin(), "linux");
   return Normal(parts[0], parts[1], parts.size() == 3 ? parts[2] : "");
@@ -152,33 +160,38 @@ const Platform& Platform::Machine() {
     utsname name{};
     ::uname(&name);
     std::string architecture = name.machine;
-    if (architecture == "ppc64le" || architecture == "riscv64" || architecture == "s390x") return Platform{"linux", architecture, ""};
+    if (architecture == "ppc64le" || architecture == "riscv64" || architecture == "s390x")
+      return Platform{"linux", architecture, ""};
     return Normal("linux", architecture, "");
   }();
   return machine;
 }
 
-std::string Platform::str() const {
-  return os + "/" + architecture + (variant.empty() ? "" : "/" + variant);
-}
+std::string Platform::str() const { return os + "/" + architecture + (variant.empty() ? "" : "/" + variant); }
 
-Result<std::variant<Manifest, Index>> ParseManifest(std::string_view bytes, std::string_view media_type, std::string_view where) {
+Result<std::variant<Manifest, Index>> ParseManifest(std::string_view bytes, std::string_view media_type,
+                                                    std::string_view where) {
   auto wire = TRY(json::Parse<WireManifest>(bytes, where));
   std::string carrier(media_type.substr(0, media_type.find(';')));
   while (carrier.ends_with(' ')) carrier.pop_back();
   if (wire.schemaVersion == 1 || !wire.fsLayers.is_null() || !wire.signatures.is_null())
-    return Err(Code::kUnimplemented,
-               "{}: Docker image format 1 (schema 1) is not supported, nobody else does any more; push the image again with a "
-               "current client", where);
+    return Err(
+        Code::kUnimplemented,
+        "{}: Docker image format 1 (schema 1) is not supported, nobody else does any more; push the image again with a "
+        "current client",
+        where);
   if (wire.schemaVersion != 2)
     return Err(Code::kInvalidArgument, "{}: schemaVersion is {}, expected 2", where, wire.schemaVersion);
   std::string type = wire.mediaType.empty() ? carrier : wire.mediaType;
-  bool generic = type.empty() || type == "application/json" || type == "application/octet-stream" || type == "text/plain";
+  bool generic =
+      type.empty() || type == "application/json" || type == "application/octet-stream" || type == "text/plain";
   bool is_index = media::IsIndex(type) || (generic && wire.manifests.has_value());
   bool is_manifest = media::IsManifest(type) || (generic && wire.config.has_value());
   // A document that is both could mean one image to us and another to a scanner (CVE-2021-41190).
   if (wire.manifests && (wire.layers || wire.config))
-    return Err(Code::kInvalidArgument, "{}: has both \"manifests\" and \"layers\" or \"config\"; it must be either an index or a manifest", where);
+    return Err(Code::kInvalidArgument,
+               "{}: has both \"manifests\" and \"layers\" or \"config\"; it must be either an index or a manifest",
+               where);
   if ((media::IsIndex(carrier) && is_manifest) || (media::IsManifest(carrier) && is_index))
     return Err(Code::kInvalidArgument, "{}: the content type is {} but mediaType says {}", where, carrier, type);
 
@@ -198,12 +211,14 @@ Result<std::variant<Manifest, Index>> ParseManifest(std::string_view bytes, std:
   if (config_type != media::kOciConfig && config_type != media::kDockerConfig)
     return Err(Code::kUnimplemented, "{}: not a container image: its config is \"{}\"", where, config_type);
   if (wire.layers->size() > kMaxLayers)
-    return Err(Code::kInvalidArgument, "{}: {} layers, at most {} can be mounted", where, wire.layers->size(), kMaxLayers);
+    return Err(Code::kInvalidArgument, "{}: {} layers, at most {} can be mounted", where, wire.layers->size(),
+               kMaxLayers);
   Manifest manifest;
   manifest.media_type = generic ? std::string(media::kOciManifest) : type;
   manifest.config = TRY(ToDescriptor(*wire.config, where, "config"));
   if (manifest.config.size > kMaxConfig)
-    return Err(Code::kInvalidArgument, "{}: config.size is {}, at most {} bytes are read", where, manifest.config.size, kMaxConfig);
+    return Err(Code::kInvalidArgument, "{}: config.size is {}, at most {} bytes are read", where, manifest.config.size,
+               kMaxConfig);
   for (size_t i = 0; i < wire.layers->size(); ++i) {
     std::string member = fmt::format("layers[{}]", i);
     TRY(CheckLayerType((*wire.layers)[i], where, member));
@@ -219,7 +234,8 @@ Result<ParsedConfig> ParseConfig(std::string_view bytes, std::string_view where)
     return Err(Code::kInvalidArgument, "{}: rootfs.type is \"{}\", expected \"layers\"", where, wire.rootfs->type);
   ParsedConfig out;
   if (wire.rootfs->diff_ids.size() > kMaxLayers)
-    return Err(Code::kInvalidArgument, "{}: {} layers, at most {} can be mounted", where, wire.rootfs->diff_ids.size(), kMaxLayers);
+    return Err(Code::kInvalidArgument, "{}: {} layers, at most {} can be mounted", where, wire.rootfs->diff_ids.size(),
+               kMaxLayers);
   for (size_t i = 0; i < wire.rootfs->diff_ids.size(); ++i) {
     auto digest = Digest::Parse(wire.rootfs->diff_ids[i]);
     if (!digest) return Wrap(std::move(digest).error(), "{}: rootfs.diff_ids[{}]", where, i);
@@ -261,10 +277,12 @@ Result<Descriptor> ChoosePlatform(const Index& index, const Platform& wanted, st
   const Descriptor* only = nullptr;
   size_t nameless = 0;
   for (const Descriptor& entry : index.manifests)
-    if (!entry.platform && (media::IsManifest(entry.media_type) || media::IsIndex(entry.media_type))) only = &entry, ++nameless;
+    if (!entry.platform && (media::IsManifest(entry.media_type) || media::IsIndex(entry.media_type)))
+      only = &entry, ++nameless;
   if (available.empty() && nameless == 1) return *only;
-  return Err(Code::kNotFound, "{}: no image for {}; available: {}", where, wanted.str(),
-             available.empty() ? std::string("none that names its platform") : fmt::format("{}", fmt::join(available, ", ")));
+  return Err(
+      Code::kNotFound, "{}: no image for {}; available: {}", where, wanted.str(),
+      available.empty() ? std::string("none that names its platform") : fmt::format("{}", fmt::join(available, ", ")));
 }
 
 bool Fits(const ImageConfig& config, const Platform& wanted) {

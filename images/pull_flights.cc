@@ -11,7 +11,7 @@
 namespace berth::images {
 namespace {
 
-constexpr size_t kMaxQueued = 4096;   // a caller that does not keep up misses byte counts, not the answer
+constexpr size_t kMaxQueued = 4096;  // a caller that does not keep up misses byte counts, not the answer
 
 struct Passenger {
   unique_fd wake;
@@ -43,7 +43,8 @@ size_t PullFlights::waiting(const std::string& key) const {
   return it->second->passengers.size();
 }
 
-Result<ImagePtr> PullFlights::Run(const std::string& key, const Progress& progress, const Deadline& until, const Work& work) {
+Result<ImagePtr> PullFlights::Run(const std::string& key, const Progress& progress, const Deadline& until,
+                                  const Work& work) {
   while (true) {
     std::shared_ptr<Flight> flight;
     Passenger self;
@@ -93,7 +94,8 @@ Result<ImagePtr> PullFlights::Run(const std::string& key, const Progress& progre
         for (const PullProgress& p : news) progress(p);
     }
     if (!answer) return std::unexpected(std::move(waited).error());
-    bool gave_up = !*answer && (answer->error().code == Code::kCancelled || answer->error().code == Code::kDeadlineExceeded);
+    bool gave_up =
+        !*answer && (answer->error().code == Code::kCancelled || answer->error().code == Code::kDeadlineExceeded);
     if (!gave_up) return *answer;
     TRY(until.Check("the pull"));
   }

@@ -6,8 +6,8 @@ namespace berth::images {
 namespace {
 
 constexpr std::string_view kDefaultDomain = "docker.io";
-constexpr size_t kMaxText = 1024;        // longer input is no reference, whatever it is
-constexpr size_t kMaxRepository = 255;   // of the path, as registries enforce it
+constexpr size_t kMaxText = 1024;       // longer input is no reference, whatever it is
+constexpr size_t kMaxRepository = 255;  // of the path, as registries enforce it
 constexpr size_t kMaxTag = 128;
 
 bool Lower(char c) { return c >= 'a' && c <= 'z'; }
@@ -29,7 +29,8 @@ Result<void> CheckDomain(std::string_view whole, std::string_view domain) {
   if (domain.starts_with('[')) {
     size_t close = domain.find(']');
     if (close == std::string_view::npos)
-      return Err(Code::kInvalidArgument, "reference \"{}\": host \"{}\" lacks the closing ]", Shown(whole), Shown(domain));
+      return Err(Code::kInvalidArgument, "reference \"{}\": host \"{}\" lacks the closing ]", Shown(whole),
+                 Shown(domain));
     host = domain.substr(1, close - 1);
     std::string_view rest = domain.substr(close + 1);
     in6_addr address;
@@ -37,7 +38,8 @@ Result<void> CheckDomain(std::string_view whole, std::string_view domain) {
       return Err(Code::kInvalidArgument, "reference \"{}\": \"{}\" is no IPv6 address", Shown(whole), Shown(host));
     if (!rest.empty()) {
       if (!rest.starts_with(':'))
-        return Err(Code::kInvalidArgument, "reference \"{}\": expected :port after \"[{}]\"", Shown(whole), Shown(host));
+        return Err(Code::kInvalidArgument, "reference \"{}\": expected :port after \"[{}]\"", Shown(whole),
+                   Shown(host));
       has_port = true;
       port = rest.substr(1);
     }
@@ -57,7 +59,8 @@ Result<void> CheckDomain(std::string_view whole, std::string_view domain) {
       if (!good)
         return Err(Code::kInvalidArgument,
                    "reference \"{}\": host \"{}\" is malformed; expected letters, digits, inner hyphens and dots, "
-                   "then an optional :port", Shown(whole), Shown(domain));
+                   "then an optional :port",
+                   Shown(whole), Shown(domain));
       if (dot == std::string_view::npos) break;
       start = dot + 1;
     }
@@ -66,7 +69,8 @@ Result<void> CheckDomain(std::string_view whole, std::string_view domain) {
     bool digits = !port.empty() && port.size() <= 5 && std::all_of(port.begin(), port.end(), Digit);
     int number = digits ? std::stoi(std::string(port)) : 0;
     if (number < 1 || number > 65535)
-      return Err(Code::kInvalidArgument, "reference \"{}\": port \"{}\" is not a number from 1 to 65535", Shown(whole), Shown(port));
+      return Err(Code::kInvalidArgument, "reference \"{}\": port \"{}\" is not a number from 1 to 65535", Shown(whole),
+                 Shown(port));
   }
   return {};
 }
@@ -90,8 +94,9 @@ bool ComponentGood(std::string_view part) {
 
 Result<void> CheckPath(std::string_view whole, std::string_view path) {
   if (path.size() > kMaxRepository)
-    return Err(Code::kInvalidArgument, "reference \"{}\": the repository name has {} characters, at most {} are allowed",
-               Shown(whole), path.size(), kMaxRepository);
+    return Err(Code::kInvalidArgument,
+               "reference \"{}\": the repository name has {} characters, at most {} are allowed", Shown(whole),
+               path.size(), kMaxRepository);
   size_t start = 0;
   while (true) {
     size_t slash = path.find('/', start);
@@ -100,11 +105,13 @@ Result<void> CheckPath(std::string_view whole, std::string_view path) {
       return Err(Code::kInvalidArgument, "reference \"{}\": empty name component; expected name, host/name or host/a/b",
                  Shown(whole));
     if (std::any_of(part.begin(), part.end(), [](char c) { return c >= 'A' && c <= 'Z'; }))
-      return Err(Code::kInvalidArgument, "reference \"{}\": repository name \"{}\" must be lowercase", Shown(whole), Shown(path));
+      return Err(Code::kInvalidArgument, "reference \"{}\": repository name \"{}\" must be lowercase", Shown(whole),
+                 Shown(path));
     if (!ComponentGood(part))
-      return Err(Code::kInvalidArgument,
-                 "reference \"{}\": name component \"{}\" is malformed; expected a-z and 0-9, joined by '.', '_', '__' or '-'",
-                 Shown(whole), Shown(part));
+      return Err(
+          Code::kInvalidArgument,
+          "reference \"{}\": name component \"{}\" is malformed; expected a-z and 0-9, joined by '.', '_', '__' or '-'",
+          Shown(whole), Shown(part));
     if (slash == std::string_view::npos) return {};
     start = slash + 1;
   }
@@ -113,10 +120,11 @@ Result<void> CheckPath(std::string_view whole, std::string_view path) {
 Result<void> CheckTag(std::string_view whole, std::string_view tag) {
   if (tag.empty()) return Err(Code::kInvalidArgument, "reference \"{}\": the tag after ':' is empty", Shown(whole));
   if (tag.size() > kMaxTag)
-    return Err(Code::kInvalidArgument, "reference \"{}\": the tag has {} characters, at most {} are allowed", Shown(whole),
-               tag.size(), kMaxTag);
+    return Err(Code::kInvalidArgument, "reference \"{}\": the tag has {} characters, at most {} are allowed",
+               Shown(whole), tag.size(), kMaxTag);
   auto word = [](char c) { return Letter(c) || Digit(c) || c == '_'; };
-  if (!word(tag.front()) || !std::all_of(tag.begin(), tag.end(), [&](char c) { return word(c) || c == '.' || c == '-'; }))
+  if (!word(tag.front()) ||
+      !std::all_of(tag.begin(), tag.end(), [&](char c) { return word(c) || c == '.' || c == '-'; }))
     return Err(Code::kInvalidArgument,
                "reference \"{}\": tag \"{}\" is malformed; expected a letter, digit or '_', then also '.' and '-'",
                Shown(whole), Shown(tag));
@@ -126,14 +134,18 @@ Result<void> CheckTag(std::string_view whole, std::string_view tag) {
 }  // namespace
 
 Result<Reference> Reference::Parse(std::string_view text) {
-  if (text.empty()) return Err(Code::kInvalidArgument, "reference is empty; expected [host/]name[:tag][@sha256:digest]");
+  if (text.empty())
+    return Err(Code::kInvalidArgument, "reference is empty; expected [host/]name[:tag][@sha256:digest]");
   if (text.size() > kMaxText)
-    return Err(Code::kInvalidArgument, "reference \"{}\" has {} characters; no reference is that long", Shown(text), text.size());
+    return Err(Code::kInvalidArgument, "reference \"{}\" has {} characters; no reference is that long", Shown(text),
+               text.size());
   size_t scheme = text.find("://");
   if (scheme != std::string_view::npos)
-    return Err(Code::kInvalidArgument, "reference \"{}\" is a URL; leave \"{}\" away", Shown(text), Shown(text.substr(0, scheme + 3)));
+    return Err(Code::kInvalidArgument, "reference \"{}\" is a URL; leave \"{}\" away", Shown(text),
+               Shown(text.substr(0, scheme + 3)));
   if (text.size() == 64 && std::all_of(text.begin(), text.end(), Hex))
-    return Err(Code::kInvalidArgument, "reference \"{}\" is an image id; a name must not be 64 hexadecimal digits", text);
+    return Err(Code::kInvalidArgument, "reference \"{}\" is an image id; a name must not be 64 hexadecimal digits",
+               text);
 
   Reference out;
   std::string_view rest = text;
@@ -170,18 +182,18 @@ Result<Reference> Reference::Parse(std::string_view text) {
   }
   TRY(CheckPath(text, path));
   out.domain = domain;
-  out.path = domain == kDefaultDomain && path.find('/') == std::string_view::npos ? "library/" + std::string(path) : std::string(path);
+  out.path = domain == kDefaultDomain && path.find('/') == std::string_view::npos ? "library/" + std::string(path)
+                                                                                  : std::string(path);
   if (out.tag.empty() && out.digest.empty()) out.tag = "latest";
   return out;
 }
 
-std::string Reference::Canonical() const {
-  return repository() + (digest.empty() ? ":" + tag : "@" + digest.str());
-}
+std::string Reference::Canonical() const { return repository() + (digest.empty() ? ":" + tag : "@" + digest.str()); }
 
 std::string Reference::Familiar() const {
   std::string name = domain == kDefaultDomain ? path : repository();
-  if (domain == kDefaultDomain && path.starts_with("library/") && path.find('/', 8) == std::string::npos) name = path.substr(8);
+  if (domain == kDefaultDomain && path.starts_with("library/") && path.find('/', 8) == std::string::npos)
+    name = path.substr(8);
   return name + (digest.empty() ? ":" + tag : "@" + digest.str());
 }
 

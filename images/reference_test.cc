@@ -38,7 +38,8 @@ TEST(Reference, ReadsWhatDockerReads) {
       // 63 hex digits are a name like any other.
       {std::string(kHex).substr(1), "docker.io/library/" + std::string(kHex).substr(1) + ":latest",
        std::string(kHex).substr(1) + ":latest"},
-      {"host/" + std::string(kHex), "docker.io/host/" + std::string(kHex) + ":latest", "host/" + std::string(kHex) + ":latest"},
+      {"host/" + std::string(kHex), "docker.io/host/" + std::string(kHex) + ":latest",
+       "host/" + std::string(kHex) + ":latest"},
   };
   for (const Good& row : table) {
     auto parsed = Reference::Parse(row.text);

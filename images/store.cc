@@ -10,7 +10,8 @@ namespace {
 constexpr size_t kShortestPrefix = 4;
 
 bool IsHex(std::string_view text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 // "docker.io/library/nginx" of both forms of a canonical name.
@@ -23,7 +24,11 @@ bool IsDigestName(std::string_view name) { return name.find('@') != std::string_
 }  // namespace
 
 StoreImpl::StoreImpl(const Options& options, Db& db, Snapshotter& snapshotter, std::unique_ptr<Transport> transport)
-    : options_(options), table_(db), snapshotter_(snapshotter), transport_(std::move(transport)), registry_(*transport_, options.registries) {}
+    : options_(options),
+      table_(db),
+      snapshotter_(snapshotter),
+      transport_(std::move(transport)),
+      registry_(*transport_, options.registries) {}
 
 StoreImpl::~StoreImpl() {
   {
@@ -34,7 +39,8 @@ StoreImpl::~StoreImpl() {
   if (background_.joinable()) background_.join();
 }
 
-Result<std::unique_ptr<StoreImpl>> OpenStoreWith(const Options& options, Db& db, Snapshotter& snapshotter, std::unique_ptr<Transport> transport) {
+Result<std::unique_ptr<StoreImpl>> OpenStoreWith(const Options& options, Db& db, Snapshotter& snapshotter,
+                                                 std::unique_ptr<Transport> transport) {
   auto store = std::make_unique<StoreImpl>(options, db, snapshotter, std::move(transport));
   TRY_CTX(store->Open(), "image store {}", options.root);
   return store;
@@ -49,7 +55,8 @@ Result<void> StoreImpl::Open() {
   slots_ = TRY(Slots::Make(options_.parallel_downloads));
   for (const std::string& text : options_.pinned) {
     if (text.starts_with("sha256:") || (text.size() == 64 && IsHex(text))) {
-      pinned_.insert(TRY_CTX(Digest::Parse(text.starts_with("sha256:") ? text : "sha256:" + text), "images.pinned").str());
+      pinned_.insert(
+          TRY_CTX(Digest::Parse(text.starts_with("sha256:") ? text : "sha256:" + text), "images.pinned").str());
     } else {
       pinned_.insert(TRY_CTX(Reference::Parse(text), "images.pinned").Canonical());
     }
@@ -59,7 +66,8 @@ Result<void> StoreImpl::Open() {
   for (const ImageRow& row : rows) {
     std::string why;
     auto config = blobs_->Get(row.id);
-    Result<ParsedConfig> parsed = config ? ParseConfig(*config, "config of " + row.id.str()) : std::unexpected(config.error());
+    Result<ParsedConfig> parsed =
+        config ? ParseConfig(*config, "config of " + row.id.str()) : std::unexpected(config.error());
     if (!parsed) why = parsed.error().what;
     for (const LayerRow& layer : row.layers) {
       if (!why.empty()) break;
@@ -68,7 +76,8 @@ Result<void> StoreImpl::Open() {
     }
     std::lock_guard lock(mutex_);
     if (!why.empty()) {
-      log::Warn("image.incomplete", {{"image", row.id}, {"names", fmt::format("{}", fmt::join(row.names, " "))}, {"reason", why}});
+      log::Warn("image.incomplete",
+                {{"image", row.id}, {"names", fmt::format("{}", fmt::join(row.names, " "))}, {"reason", why}});
       hidden_[row.id] = row;
     } else {
       ReplaceLocked({MakeImage(row, std::move(*config), parsed->config), row});
@@ -130,7 +139,8 @@ Result<StoreImpl::Found> StoreImpl::ResolveLocked(const std::string& text) const
   auto by_prefix = [&]() -> Result<Found> {
     const std::string prefix = "sha256:" + hex;
     auto first = records_.lower_bound(std::string_view(prefix));
-    if (first == records_.end() || !first->first.str().starts_with(prefix)) return Err(Code::kNotFound, "image {}: not in the store", text);
+    if (first == records_.end() || !first->first.str().starts_with(prefix))
+      return Err(Code::kNotFound, "image {}: not in the store", text);
     auto second = std::next(first);
     if (second != records_.end() && second->first.str().starts_with(prefix))
       return Err(Code::kConflict, "image id {}: several images begin with it; give more digits", text);
@@ -167,7 +177,8 @@ ImagePtr StoreImpl::ByDocument(const Digest& digest, const Platform& platform) c
   std::lock_guard lock(mutex_);
   for (const auto& [_, record] : records_) {
     const auto& documents = record.row.documents;
-    bool named = std::any_of(documents.begin(), documents.end(), [&](const DocumentRow& d) { return d.digest == digest; });
+    bool named =
+        std::any_of(documents.begin(), documents.end(), [&](const DocumentRow& d) { return d.digest == digest; });
     if (named && Fits(record.image->config, platform)) return record.image;
   }
   return nullptr;
@@ -182,12 +193,15 @@ Result<ImagePtr> StoreImpl::Commit(NewImage image) {
     std::lock_guard lock(mutex_);
     auto whole = records_.find(image.id);
     auto hidden = hidden_.find(image.id);
-    const ImageRow* old = whole != records_.end() ? &whole->second.row : hidden != hidden_.end() ? &hidden->second : nullptr;
+    const ImageRow* old = whole != records_.end()   ? &whole->second.row
+                          : hidden != hidden_.end() ? &hidden->second
+                                                    : nullptr;
     if (old != nullptr) {
       for (const std::string& name : old->names)
         if (std::find(row.names.begin(), row.names.end(), name) == row.names.end()) row.names.push_back(name);
       row.documents = old->documents;
-      bool unknown = std::any_of(row.layers.begin(), row.layers.end(), [](const LayerRow& l) { return l.blob.empty(); });
+      bool unknown =
+          std::any_of(row.layers.begin(), row.layers.end(), [](const LayerRow& l) { return l.blob.empty(); });
       if (unknown) {
         row.layers = old->layers;
         row.size = old->size;
@@ -204,7 +218,8 @@ Result<ImagePtr> StoreImpl::Commit(NewImage image) {
     return std::unexpected(std::move(e));
   };
   for (const Document& d : documents)
-    if (std::none_of(row.documents.begin(), row.documents.end(), [&](const DocumentRow& r) { return r.digest == d.digest; }))
+    if (std::none_of(row.documents.begin(), row.documents.end(),
+                     [&](const DocumentRow& r) { return r.digest == d.digest; }))
       row.documents.push_back({d.digest, d.media_type});
   auto config_written = blobs_->Put(image.id, image.raw_config);
   if (!config_written) return undo(std::move(config_written).error());
@@ -241,7 +256,8 @@ Result<void> StoreImpl::AddNames(const Digest& id, const std::vector<std::string
   for (const std::string& name : names) {
     TakeNameLocked(name, id);
     Record mine = records_.at(id);
-    if (std::find(mine.row.names.begin(), mine.row.names.end(), name) == mine.row.names.end()) mine.row.names.push_back(name);
+    if (std::find(mine.row.names.begin(), mine.row.names.end(), name) == mine.row.names.end())
+      mine.row.names.push_back(name);
     std::sort(mine.row.names.begin(), mine.row.names.end());
     mine.image = MakeImage(mine.row, mine.image->raw_config, mine.image->config);
     ReplaceLocked(std::move(mine));
@@ -252,7 +268,8 @@ Result<void> StoreImpl::AddNames(const Digest& id, const std::vector<std::string
 Result<ImagePtr> StoreImpl::Tag(const std::string& source, const std::string& reference) {
   auto name = TRY(Reference::Parse(reference));
   if (!name.digest.empty())
-    return Err(Code::kInvalidArgument, "reference \"{}\": a new name is a tag, a digest cannot be given to an image", reference);
+    return Err(Code::kInvalidArgument, "reference \"{}\": a new name is a tag, a digest cannot be given to an image",
+               reference);
   ImagePtr image = TRY(Find(source));
   TRY(AddNames(image->id, {name.Canonical()}));
   return Find(image->id.str());
@@ -296,8 +313,11 @@ Result<void> StoreImpl::Remove(const std::string& reference_or_id) {
       if (!found.name.empty()) {
         dropped.push_back(found.name);
         // With the last tag of a repository go the digests that were pulled under it.
-        auto same = [&](const std::string& n) { return n != found.name && RepositoryOf(n) == RepositoryOf(found.name); };
-        bool tags_left = std::any_of(row.names.begin(), row.names.end(), [&](const std::string& n) { return same(n) && !IsDigestName(n); });
+        auto same = [&](const std::string& n) {
+          return n != found.name && RepositoryOf(n) == RepositoryOf(found.name);
+        };
+        bool tags_left = std::any_of(row.names.begin(), row.names.end(),
+                                     [&](const std::string& n) { return same(n) && !IsDigestName(n); });
         if (!IsDigestName(found.name) && !tags_left)
           for (const std::string& n : row.names)
             if (same(n)) dropped.push_back(n);
@@ -323,9 +343,11 @@ Result<void> StoreImpl::Remove(const std::string& reference_or_id) {
       documents = UnusedDocumentsLocked(row);
     }
     for (const Digest& digest : documents)
-      if (auto removed = blobs_->Remove(digest); !removed) log::Warn("document.not_removed", {{"digest", digest}, {"error", removed.error()}});
+      if (auto removed = blobs_->Remove(digest); !removed)
+        log::Warn("document.not_removed", {{"digest", digest}, {"error", removed.error()}});
     // Top first: a layer goes before those that it was made upon.
-    for (auto layer = row.layers.rbegin(); layer != row.layers.rend(); ++layer) layers.push_back({layer->diff_id, layer->blob, 0});
+    for (auto layer = row.layers.rbegin(); layer != row.layers.rend(); ++layer)
+      layers.push_back({layer->diff_id, layer->blob, 0});
   }
   CollectLayers(layers);
   return {};

@@ -9,12 +9,14 @@
 namespace berth::images {
 namespace {
 
-constexpr int64_t kKeepInterrupted = 3600;             // seconds that an interrupted pull's layers wait for the next attempt
-constexpr std::chrono::seconds kCollectEvery{30};      // while there is something that could not go yet
+constexpr int64_t kKeepInterrupted = 3600;  // seconds that an interrupted pull's layers wait for the next attempt
+constexpr std::chrono::seconds kCollectEvery{30};  // while there is something that could not go yet
 constexpr std::chrono::seconds kUsageEvery{10};
-constexpr int kUsageShare = 20;                        // walking takes at most one part in so many of the time
+constexpr int kUsageShare = 20;  // walking takes at most one part in so many of the time
 
-int64_t NowSeconds() { return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+int64_t NowSeconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
 
 // Disk space below a directory, on its own filesystem; names that vanish meanwhile are passed over.
 Usage Walk(const std::string& path) {
@@ -25,7 +27,9 @@ Usage Walk(const std::string& path) {
   if (tree == nullptr) return sum;
   std::set<std::pair<dev_t, ino_t>> linked;
   while (FTSENT* entry = ::fts_read(tree)) {
-    if (entry->fts_info == FTS_DP || entry->fts_info == FTS_NS || entry->fts_info == FTS_ERR || entry->fts_info == FTS_DNR) continue;
+    if (entry->fts_info == FTS_DP || entry->fts_info == FTS_NS || entry->fts_info == FTS_ERR ||
+        entry->fts_info == FTS_DNR)
+      continue;
     const struct stat& st = *entry->fts_statp;
     if (entry->fts_info != FTS_D && st.st_nlink > 1 && !linked.emplace(st.st_dev, st.st_ino).second) continue;
     sum.bytes += static_cast<uint64_t>(st.st_blocks) * 512;
@@ -87,7 +91,8 @@ void StoreImpl::CollectLayers(const std::vector<HeldRow>& rows, bool kept) {
       garbage_ = true;
       continue;
     }
-    if (auto gone = table_.Unhold(row.diff_id); !gone) log::Warn("layer.row_not_removed", {{"layer", row.diff_id}, {"error", gone.error()}});
+    if (auto gone = table_.Unhold(row.diff_id); !gone)
+      log::Warn("layer.row_not_removed", {{"layer", row.diff_id}, {"error", gone.error()}});
   }
   wake_.notify_all();
 }
@@ -129,8 +134,10 @@ void StoreImpl::CollectNow() {
     garbage_ = false;
     for (const HeldRow& row : *held) {
       if (LayerUsedLocked(row.diff_id)) continue;
-      if (row.since + kKeepInterrupted > now && row.since <= now + 60) garbage_ = true;   // not yet; a clock that jumped does not keep it for ever
-      else due.push_back(row);
+      if (row.since + kKeepInterrupted > now && row.since <= now + 60)
+        garbage_ = true;  // not yet; a clock that jumped does not keep it for ever
+      else
+        due.push_back(row);
     }
   }
   CollectLayers(due, true);
@@ -179,10 +186,14 @@ void StoreImpl::Background() {
       collect_due = steady_clock::now() + kCollectEvery;
       continue;
     }
-    if (usage_wanted_ && garbage_) wake_.wait_until(lock, std::min(usage_due, collect_due));
-    else if (usage_wanted_) wake_.wait_until(lock, usage_due);
-    else if (garbage_) wake_.wait_until(lock, collect_due);
-    else wake_.wait(lock);
+    if (usage_wanted_ && garbage_)
+      wake_.wait_until(lock, std::min(usage_due, collect_due));
+    else if (usage_wanted_)
+      wake_.wait_until(lock, usage_due);
+    else if (garbage_)
+      wake_.wait_until(lock, collect_due);
+    else
+      wake_.wait(lock);
   }
 }
 

@@ -1,5 +1,5 @@
-// Against a real registry (Debian's docker-registry on a loopback port) and real peers (skopeo, umoci), with the machine's own
-// snapshotter. Needs root; everything lives in temporary directories and a mount namespace of its own.
+// Against a real registry (Debian's docker-registry on a loopback port) and real peers (skopeo, umoci), with the
+// machine's own snapshotter. Needs root; everything lives in temporary directories and a mount namespace of its own.
 #include <gmock/gmock.h>
 #include <sched.h>
 #include <sys/mount.h>
@@ -37,7 +37,8 @@ class PeerTest : public ::testing::Test {
   }
   void TearDown() override {
     Close();
-    (void)Shell(fmt::format("awk '$5 ~ \"^{}\" {{print $5}}' /proc/self/mountinfo | sort -r | xargs -r umount -l", dir.path()));
+    (void)Shell(
+        fmt::format("awk '$5 ~ \"^{}\" {{print $5}}' /proc/self/mountinfo | sort -r | xargs -r umount -l", dir.path()));
   }
   void Close() {
     store.reset();
@@ -59,7 +60,8 @@ class PeerTest : public ::testing::Test {
     store = std::move(*opened);
     store->registry().first_pause = std::chrono::milliseconds(1);
   }
-  Result<ImagePtr> Pull(const std::string& reference, const Credentials& credentials = {}, const Deadline& until = Deadline::After(std::chrono::seconds(100))) {
+  Result<ImagePtr> Pull(const std::string& reference, const Credentials& credentials = {},
+                        const Deadline& until = Deadline::After(std::chrono::seconds(100))) {
     return store->Pull({.reference = reference, .credentials = credentials}, until);
   }
   static Credentials User(const std::string& name, const std::string& password) {
@@ -71,7 +73,8 @@ class PeerTest : public ::testing::Test {
   std::vector<std::string> Files(const std::string& below) const {
     std::vector<std::string> out;
     std::error_code ec;
-    for (const auto& entry : std::filesystem::directory_iterator(options.root + "/" + below, ec)) out.push_back(entry.path().filename());
+    for (const auto& entry : std::filesystem::directory_iterator(options.root + "/" + below, ec))
+      out.push_back(entry.path().filename());
     std::sort(out.begin(), out.end());
     return out;
   }
@@ -109,7 +112,8 @@ TEST_F(PeerTest, PlainHttp) {
   auto image = Pull(registry.host() + "/busybox:1");
   ASSERT_TRUE(image.has_value()) << image.error().what;
   std::string inspect = fmt::format("skopeo inspect --tls-verify=false --raw docker://{}", registry.host());
-  EXPECT_EQ((*image)->repo_digests.at(0), registry.host() + "/busybox@sha256:" + MustShell(inspect + "/busybox:1 | sha256sum | cut -c1-64"));
+  EXPECT_EQ((*image)->repo_digests.at(0),
+            registry.host() + "/busybox@sha256:" + MustShell(inspect + "/busybox:1 | sha256sum | cut -c1-64"));
   EXPECT_THAT(MustShell(inspect + "/busybox:1"), HasSubstr((*image)->id.str()));
   EXPECT_THAT(FileIn(*image, "etc/passwd"), HasSubstr("root:x:0:0"));
   EXPECT_EQ(registry.Served("PUT", "/v2/busybox/blobs", "401"), 0u);
@@ -163,8 +167,10 @@ TEST_F(PeerTest, CertificateForAnotherName) {
   auto refused = Pull(other + "/e:1");
   // Without a resolver that knows *.localhost it cannot be reached at all; either way nothing was accepted.
   EXPECT_FALSE(refused.has_value());
-  if (refused.error().code == Code::kFailedPrecondition) EXPECT_THAT(refused.error().what, HasSubstr("hostname mismatch"));
-  else EXPECT_EQ(refused.error().code, Code::kUnavailable);
+  if (refused.error().code == Code::kFailedPrecondition)
+    EXPECT_THAT(refused.error().what, HasSubstr("hostname mismatch"));
+  else
+    EXPECT_EQ(refused.error().code, Code::kUnavailable);
 }
 
 TEST_F(PeerTest, PlainServerWhereTlsIsExpected) {
@@ -204,7 +210,8 @@ TEST_F(PeerTest, TokenAuthentication) {
   identity.username = "<token>";
   identity.identity_token = Secret("refresh-me");
   ASSERT_TRUE(Pull(name, identity).has_value());
-  EXPECT_THAT(registry.token_log(), HasSubstr("POST account=me scope=repository:team/box:pull grant=refresh_token -> 200"));
+  EXPECT_THAT(registry.token_log(),
+              HasSubstr("POST account=me scope=repository:team/box:pull grant=refresh_token -> 200"));
   identity.identity_token = Secret("refresh-you");
   EXPECT_EQ(Pull(name, identity).error().code, Code::kUnauthenticated);
   EXPECT_EQ(Pull(name, User("me", "wrong")).error().code, Code::kUnauthenticated);
@@ -274,7 +281,7 @@ TEST_F(PeerTest, ALaterPullGoesOnWhereAnInterruptedOneEnded) {
   EXPECT_EQ(Pull(proxy.host() + "/big:1").error().code, Code::kUnavailable);
   EXPECT_EQ(Files("ingest").size(), 1u);
   proxy.Behave();
-  Open();   // as after a restart of the agent
+  Open();  // as after a restart of the agent
   auto image = Pull(proxy.host() + "/big:1");
   ASSERT_TRUE(image.has_value()) << image.error().what;
   EXPECT_GE(registry.Served("GET", "/v2/big/blobs/", "206"), 1u);
@@ -313,10 +320,12 @@ TEST_F(PeerTest, BlobDamagedOnTheRegistrysDiskIsNeverUsed) {
   RealRegistry registry;
   registry.Push("nginx", "n:1");
   Open();
-  std::string manifest = MustShell(fmt::format("skopeo inspect --tls-verify=false --raw docker://{}/n:1", registry.host()));
+  std::string manifest =
+      MustShell(fmt::format("skopeo inspect --tls-verify=false --raw docker://{}/n:1", registry.host()));
   auto parsed = std::get<Manifest>(ParseManifest(manifest, "", "m").value());
   const Digest blob = parsed.layers.at(1).digest;
-  MustShell(fmt::format("printf X | dd of={} bs=1 seek={} conv=notrunc status=none", registry.BlobFile(blob), parsed.layers[1].size / 2));
+  MustShell(fmt::format("printf X | dd of={} bs=1 seek={} conv=notrunc status=none", registry.BlobFile(blob),
+                        parsed.layers[1].size / 2));
   auto image = Pull(registry.host() + "/n:1");
   EXPECT_EQ(image.error().code, Code::kDataLoss);
   EXPECT_THAT(image.error().what, HasSubstr(fmt::format("layer 2 of 3 ({})", blob)));
@@ -329,11 +338,15 @@ TEST_F(PeerTest, FullDiskLeavesTheStoreAsItWas) {
   registry.Push("busybox --filler 64", "big:1");
   std::string file = dir.path() + "/disk";
   MustShell(fmt::format("truncate -s 48M {} && mkfs.ext4 -q -m 0 {}", file, file));
-  if (Output mounted = Shell(fmt::format("mount -o loop {} {}", file, options.root)); mounted.code != 0) GTEST_SKIP() << "needs a loop mount: " << mounted.out;
+  if (Output mounted = Shell(fmt::format("mount -o loop {} {}", file, options.root)); mounted.code != 0)
+    GTEST_SKIP() << "needs a loop mount: " << mounted.out;
   Open();
   auto small = Pull(registry.host() + "/small:1");
   ASSERT_TRUE(small.has_value()) << small.error().what;
-  auto state = [&] { return std::tuple(Files("layers"), Files("trees"), Files("blobs/sha256"), Files("ingest"), StoreTable(*db).LoadHeld()->size()); };
+  auto state = [&] {
+    return std::tuple(Files("layers"), Files("trees"), Files("blobs/sha256"), Files("ingest"),
+                      StoreTable(*db).LoadHeld()->size());
+  };
   auto before = state();
   for (int round = 0; round < 2; ++round) {
     auto full = Pull(registry.host() + "/big:1");
@@ -359,12 +372,15 @@ TEST_F(PeerTest, FullDiskLeavesTheStoreAsItWas) {
 TEST_F(PeerTest, PullsAtTheSameTimeDownloadOnce) {
   RealRegistry registry;
   registry.Push("nginx --filler 8", "n:1");
-  MustShell(fmt::format("skopeo copy -q --src-tls-verify=false --dest-tls-verify=false docker://{0}/n:1 docker://{0}/n:2", registry.host()));
+  MustShell(
+      fmt::format("skopeo copy -q --src-tls-verify=false --dest-tls-verify=false docker://{0}/n:1 docker://{0}/n:2",
+                  registry.host()));
   Open();
   size_t before = registry.Served("GET", "/v2/n/blobs/");
   std::vector<Result<ImagePtr>> results(6);
   std::vector<std::thread> threads;
-  for (int i = 0; i < 6; ++i) threads.emplace_back([&, i] { results[i] = Pull(registry.host() + (i % 2 ? "/n:1" : "/n:2")); });
+  for (int i = 0; i < 6; ++i)
+    threads.emplace_back([&, i] { results[i] = Pull(registry.host() + (i % 2 ? "/n:1" : "/n:2")); });
   for (auto& t : threads) t.join();
   for (auto& r : results) ASSERT_TRUE(r.has_value()) << r.error().what;
   // Two names make two pulls; layers are fetched once all the same, the config by each at most.
@@ -388,16 +404,24 @@ TEST_F(PeerTest, SkopeoAndUmociReadWhatExportWrites) {
   write("docker.tar", Store::Archive::kDocker);
   write("oci.tar", Store::Archive::kOci);
   const std::string d = dir.path();
-  EXPECT_EQ(MustShell(fmt::format("skopeo inspect --raw --config docker-archive:{}/docker.tar:berth/n:1 | sha256sum | cut -c1-64", d)), image->id.hex());
-  EXPECT_EQ(MustShell(fmt::format("skopeo inspect --raw --config oci-archive:{}/oci.tar | sha256sum | cut -c1-64", d)), image->id.hex());
-  EXPECT_EQ(MustShell(fmt::format("skopeo inspect --raw --config oci-archive:{}/docker.tar | sha256sum | cut -c1-64", d)), image->id.hex());
+  EXPECT_EQ(MustShell(fmt::format(
+                "skopeo inspect --raw --config docker-archive:{}/docker.tar:berth/n:1 | sha256sum | cut -c1-64", d)),
+            image->id.hex());
+  EXPECT_EQ(MustShell(fmt::format("skopeo inspect --raw --config oci-archive:{}/oci.tar | sha256sum | cut -c1-64", d)),
+            image->id.hex());
+  EXPECT_EQ(
+      MustShell(fmt::format("skopeo inspect --raw --config oci-archive:{}/docker.tar | sha256sum | cut -c1-64", d)),
+      image->id.hex());
   // Whole copies, which check every digest.
   MustShell(fmt::format("skopeo copy -q --insecure-policy docker-archive:{0}/docker.tar dir:{0}/copied1", d));
   MustShell(fmt::format("skopeo copy -q --insecure-policy oci-archive:{0}/oci.tar dir:{0}/copied2", d));
-  MustShell(fmt::format("mkdir {0}/layout && tar -C {0}/layout -xf {0}/oci.tar && umoci unpack --image {0}/layout:1 {0}/bundle", d));
+  MustShell(fmt::format(
+      "mkdir {0}/layout && tar -C {0}/layout -xf {0}/oci.tar && umoci unpack --image {0}/layout:1 {0}/bundle", d));
   EXPECT_THAT(ReadFile(d + "/bundle/rootfs/usr/share/nginx/html/index.html").value(), HasSubstr("Welcome to nginx"));
   // And pushed elsewhere it is the same image again.
-  MustShell(fmt::format("skopeo copy -q --insecure-policy --dest-tls-verify=false docker-archive:{}/docker.tar docker://{}/back:1", d, registry.host()));
+  MustShell(fmt::format(
+      "skopeo copy -q --insecure-policy --dest-tls-verify=false docker-archive:{}/docker.tar docker://{}/back:1", d,
+      registry.host()));
   EXPECT_EQ(Pull(registry.host() + "/back:1").value()->id, image->id);
 }
 
@@ -406,13 +430,15 @@ TEST_F(PeerTest, ImportReadsWhatSkopeoWrites) {
   registry.Push("nginx", "n:1");
   Open();
   const std::string d = dir.path();
-  std::string from = fmt::format("skopeo copy -q --insecure-policy --src-tls-verify=false docker://{}/n:1 ", registry.host());
+  std::string from =
+      fmt::format("skopeo copy -q --insecure-policy --src-tls-verify=false docker://{}/n:1 ", registry.host());
   MustShell(from + fmt::format("docker-archive:{}/a.tar:app/n:a", d));
   MustShell(from + fmt::format("oci-archive:{}/b.tar:app/n:b", d));
   MustShell(from + fmt::format("oci:{}/layout:c && tar -C {}/layout -czf {}/c.tar.gz .", d, d, d));
   MustShell(fmt::format("{} nginx --form docker --name app/n:d --out {}/d.tar", Tool("make_image"), d));
   MustShell(fmt::format("{} nginx --compression zstd --name app/n:e --out {}/e.tar", Tool("make_image"), d));
-  const std::pair<const char*, const char*> table[] = {{"a.tar", "app/n:a"}, {"b.tar", "app/n:b"}, {"c.tar.gz", "app/n:c"}, {"d.tar", "app/n:d"}, {"e.tar", "app/n:e"}};
+  const std::pair<const char*, const char*> table[] = {
+      {"a.tar", "app/n:a"}, {"b.tar", "app/n:b"}, {"c.tar.gz", "app/n:c"}, {"d.tar", "app/n:d"}, {"e.tar", "app/n:e"}};
   std::set<std::string> ids;
   for (const auto& [file, name] : table) {
     auto fd = berth::Open(d + "/" + file, O_RDONLY).value();

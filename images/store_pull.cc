@@ -1,8 +1,8 @@
 // Pull: resolve, documents, layers, commit.
 //
-// Layers are downloaded by a few threads into ingest files, in the order of the image, while this thread follows behind them in
-// the same order: inflates what has arrived and hands it to the snapshotter. A layer is committed after the digest of its
-// compressed bytes and that of its content were both right.
+// Layers are downloaded by a few threads into ingest files, in the order of the image, while this thread follows behind
+// them in the same order: inflates what has arrived and hands it to the snapshotter. A layer is committed after the
+// digest of its compressed bytes and that of its content were both right.
 #include <thread>
 
 #include "base/failpoint.h"
@@ -13,7 +13,7 @@
 namespace berth::images {
 namespace {
 
-constexpr int kMaxNesting = 4;                        // indexes within indexes
+constexpr int kMaxNesting = 4;  // indexes within indexes
 constexpr size_t kChunk = 512 << 10;
 constexpr std::chrono::milliseconds kProgressEvery{100};
 
@@ -25,13 +25,19 @@ class Puller {
  public:
   Puller(StoreImpl& store, const Reference& reference, const PullRequest& request, Platform platform, bool any_platform,
          const PullFlights::Progress& progress, const Deadline& until)
-      : store_(store), reference_(reference), request_(request), platform_(std::move(platform)), chosen_(any_platform), progress_(progress), until_(until) {}
+      : store_(store),
+        reference_(reference),
+        request_(request),
+        platform_(std::move(platform)),
+        chosen_(any_platform),
+        progress_(progress),
+        until_(until) {}
 
   Result<ImagePtr> Run();
 
  private:
-  struct Coming {             // a layer that is not here yet
-    size_t index = 0;         // in the manifest
+  struct Coming {      // a layer that is not here yet
+    size_t index = 0;  // in the manifest
     std::unique_ptr<Download> download;
     uint64_t shown = 0;
     bool complete_shown = false;
@@ -53,23 +59,24 @@ class Puller {
   }
   std::vector<std::string> Names() const;
   Error Where(Error e, size_t index) const {
-    return Wrap(std::move(e), "layer {} of {} ({})", index + 1, manifest_.layers.size(), manifest_.layers[index].digest).error();
+    return Wrap(std::move(e), "layer {} of {} ({})", index + 1, manifest_.layers.size(), manifest_.layers[index].digest)
+        .error();
   }
 
   StoreImpl& store_;
   const Reference& reference_;
   const PullRequest& request_;
   const Platform platform_;
-  const bool chosen_;         // the caller named the platform
+  const bool chosen_;  // the caller named the platform
   const PullFlights::Progress& progress_;
   const Deadline& until_;
 
   std::unique_ptr<Repository> repository_;
-  std::vector<Document> documents_;     // outermost first
+  std::vector<Document> documents_;  // outermost first
   Manifest manifest_;
   std::string raw_config_;
   ParsedConfig parsed_;
-  std::vector<HeldRow> held_;           // layers that this pull makes
+  std::vector<HeldRow> held_;  // layers that this pull makes
   std::vector<std::unique_ptr<Coming>> coming_;
 };
 
@@ -102,7 +109,8 @@ Result<ImagePtr> Puller::Run() {
   TRY(FetchDocuments());
   TRY(FetchConfig());
   if (!chosen_ && !Fits(parsed_.config, platform_))
-    return Err(Code::kNotFound, "no image for {}; available: {}/{}", platform_.str(), parsed_.config.os, parsed_.config.architecture);
+    return Err(Code::kNotFound, "no image for {}; available: {}/{}", platform_.str(), parsed_.config.os,
+               parsed_.config.architecture);
 
   std::optional<StoreImpl::Busy> busy(std::in_place, store_, parsed_.diff_ids);
   auto done = FetchLayers();
@@ -125,7 +133,8 @@ Result<ImagePtr> Puller::Store() {
   image.names = Names();
   image.size = manifest_.config.size;
   for (size_t i = 0; i < manifest_.layers.size(); ++i) {
-    image.layers.push_back({parsed_.diff_ids[i], manifest_.layers[i].digest, manifest_.layers[i].size, manifest_.layers[i].media_type});
+    image.layers.push_back(
+        {parsed_.diff_ids[i], manifest_.layers[i].digest, manifest_.layers[i].size, manifest_.layers[i].media_type});
     image.size += manifest_.layers[i].size;
   }
   image.parsed = std::move(parsed_);
@@ -143,7 +152,7 @@ Result<std::optional<ImagePtr>> Puller::Unchanged() {
   documents_.push_back({*digest, "", ""});
   auto named = store_.AddNames(image->id, Names());
   documents_.clear();
-  if (!named && named.error().code == Code::kNotFound) return std::optional<ImagePtr>();   // removed meanwhile
+  if (!named && named.error().code == Code::kNotFound) return std::optional<ImagePtr>();  // removed meanwhile
   TRY(std::move(named));
   return std::optional(TRY(store_.Find(image->id.str())));
 }
@@ -154,7 +163,8 @@ Result<void> Puller::FetchDocuments() {
     auto fetched = TRY(repository_->GetManifest(wanted, until_));
     std::string where = fmt::format("manifest {}", fetched.digest);
     auto parsed = TRY(ParseManifest(fetched.bytes, fetched.media_type, where));
-    std::string type = std::holds_alternative<Index>(parsed) ? std::get<Index>(parsed).media_type : std::get<Manifest>(parsed).media_type;
+    std::string type = std::holds_alternative<Index>(parsed) ? std::get<Index>(parsed).media_type
+                                                             : std::get<Manifest>(parsed).media_type;
     documents_.push_back({fetched.digest, std::move(type), std::move(fetched.bytes)});
     if (auto* manifest = std::get_if<Manifest>(&parsed)) {
       manifest_ = std::move(*manifest);
@@ -162,7 +172,8 @@ Result<void> Puller::FetchDocuments() {
     }
     wanted = TRY(ChoosePlatform(std::get<Index>(parsed), platform_, where)).digest.str();
   }
-  return Err(Code::kInvalidArgument, "manifest {}: indexes nested more than {} deep", documents_.front().digest, kMaxNesting);
+  return Err(Code::kInvalidArgument, "manifest {}: indexes nested more than {} deep", documents_.front().digest,
+             kMaxNesting);
 }
 
 Result<void> Puller::FetchConfig() {
@@ -174,17 +185,21 @@ Result<void> Puller::FetchConfig() {
   } else {
     do {
       raw_config_.clear();
-      TRY(repository_->GetBlob(config.digest, config.size, 0, [&](std::string_view bytes) -> Result<void> {
-        raw_config_ += bytes;
-        return {};
-      }, until_));
+      TRY(repository_->GetBlob(
+          config.digest, config.size, 0,
+          [&](std::string_view bytes) -> Result<void> {
+            raw_config_ += bytes;
+            return {};
+          },
+          until_));
     } while (Digest::Of(raw_config_) != config.digest && repository_->DistrustMirrors());
     Digest found = Digest::Of(raw_config_);
     if (found != config.digest) return Err(Code::kDataLoss, "{}: the bytes that came hash to {}", where, found);
   }
   parsed_ = TRY(ParseConfig(raw_config_, where));
   if (parsed_.diff_ids.size() != manifest_.layers.size())
-    return Err(Code::kInvalidArgument, "{}: rootfs.diff_ids names {} layers, the manifest has {}", where, parsed_.diff_ids.size(), manifest_.layers.size());
+    return Err(Code::kInvalidArgument, "{}: rootfs.diff_ids names {} layers, the manifest has {}", where,
+               parsed_.diff_ids.size(), manifest_.layers.size());
   return {};
 }
 
@@ -209,8 +224,8 @@ Result<void> Puller::FetchLayers() {
 
   bool resumed = false;
   auto brought = BringLayers(missing, &resumed);
-  // What an earlier attempt left may have been damaged (a power cut does that), and mirrors may be wrong: once more, from the
-  // first byte and from the registry itself.
+  // What an earlier attempt left may have been damaged (a power cut does that), and mirrors may be wrong: once more,
+  // from the first byte and from the registry itself.
   if (!brought && brought.error().code == Code::kDataLoss) {
     const bool mirrors = repository_->DistrustMirrors();
     if (mirrors || resumed) brought = BringLayers(missing, &resumed);
@@ -218,14 +233,16 @@ Result<void> Puller::FetchLayers() {
   coming_.clear();
 
   if (brought)
-    for (const HeldRow& row : held_) (void)store_.blobs_->RemoveIngest(row.blob);   // of layers that another pull committed first
+    for (const HeldRow& row : held_)
+      (void)store_.blobs_->RemoveIngest(row.blob);  // of layers that another pull committed first
   return brought;
 }
 
 void Puller::GiveUp(const Error& e) {
-  const bool wanted_again = e.code == Code::kCancelled || e.code == Code::kDeadlineExceeded || e.code == Code::kUnavailable;
+  const bool wanted_again =
+      e.code == Code::kCancelled || e.code == Code::kDeadlineExceeded || e.code == Code::kUnavailable;
   if (!wanted_again) {
-    std::reverse(held_.begin(), held_.end());   // top first
+    std::reverse(held_.begin(), held_.end());  // top first
     store_.CollectLayers(held_);
   }
   std::lock_guard lock(store_.mutex_);
@@ -239,7 +256,8 @@ Result<void> Puller::BringLayers(const std::vector<size_t>& missing, bool* resum
   for (size_t index : missing) {
     auto one = std::make_unique<Coming>();
     one->index = index;
-    one->download = std::make_unique<Download>(*store_.blobs_, manifest_.layers[index].digest, manifest_.layers[index].size, board);
+    one->download =
+        std::make_unique<Download>(*store_.blobs_, manifest_.layers[index].digest, manifest_.layers[index].size, board);
     coming_.push_back(std::move(one));
   }
   // The workers stop with this call, whatever ends it.
@@ -280,9 +298,11 @@ void Puller::DownloadOne(Coming& coming, const Deadline& until) {
   if (*found) return download.Skip();
   auto slot = store_.slots_->Acquire(until);
   if (!slot) return download.Fail(std::move(slot).error());
-  (void)download.Run([&](uint64_t offset, const Download::Sink& sink) {
-    return repository_->GetBlob(download.digest(), download.size(), offset, sink, until);
-  }, until);
+  (void)download.Run(
+      [&](uint64_t offset, const Download::Sink& sink) {
+        return repository_->GetBlob(download.digest(), download.size(), offset, sink, until);
+      },
+      until);
 }
 
 void Puller::ShowDownloads() {
@@ -310,7 +330,8 @@ Result<void> Puller::ApplyLayer(Coming& coming) {
     Say(id, "Already exists");
     return {};
   }
-  std::vector<Digest> parents(parsed_.diff_ids.begin(), parsed_.diff_ids.begin() + static_cast<ptrdiff_t>(coming.index));
+  std::vector<Digest> parents(parsed_.diff_ids.begin(),
+                              parsed_.diff_ids.begin() + static_cast<ptrdiff_t>(coming.index));
   auto writer = TRY(store_.snapshotter_.Begin(parents));
   Inflater inflater([&](std::string_view bytes) { return writer->Write(bytes); });
   // Content that makes no sense may be the fault of the transfer: the digest of the whole has the first word.
@@ -336,7 +357,8 @@ Result<void> Puller::ApplyLayer(Coming& coming) {
     }
   }
   Failpoint("pull_image.downloaded");
-  if (at == 0 && download.size() > 0 && TRY(store_.snapshotter_.Find(diff_id))) return {};   // skipped: somebody else made it
+  if (at == 0 && download.size() > 0 && TRY(store_.snapshotter_.Find(diff_id)))
+    return {};  // skipped: somebody else made it
   TRY(inflater.Finish());
   TRY(writer->Commit(diff_id, until_));
   Failpoint("pull_image.layer");

@@ -35,16 +35,20 @@ class StoreTest : public ::testing::Test {
   }
   struct Forward : Transport {
     explicit Forward(FakeRegistry& to) : registry(to) {}
-    Result<std::unique_ptr<HttpResponse>> Send(const HttpRequest& r, const Deadline& u) override { return registry.Send(r, u); }
+    Result<std::unique_ptr<HttpResponse>> Send(const HttpRequest& r, const Deadline& u) override {
+      return registry.Send(r, u);
+    }
     Result<bool> SpeaksTls(const Url& url, const Deadline& u) override { return registry.SpeaksTls(url, u); }
     FakeRegistry& registry;
   };
-  Result<ImagePtr> Pull(const std::string& reference, const Deadline& until = Deadline::Never(), const std::string& platform = "linux/amd64") {
+  Result<ImagePtr> Pull(const std::string& reference, const Deadline& until = Deadline::Never(),
+                        const std::string& platform = "linux/amd64") {
     return store->Pull({.reference = reference, .platform = platform}, until);
   }
   std::vector<std::string> Files(const std::string& below) const {
     std::vector<std::string> out;
-    for (const auto& entry : std::filesystem::directory_iterator(dir.path() + "/" + below)) out.push_back(entry.path().filename());
+    for (const auto& entry : std::filesystem::directory_iterator(dir.path() + "/" + below))
+      out.push_back(entry.path().filename());
     std::sort(out.begin(), out.end());
     return out;
   }
@@ -65,7 +69,8 @@ class StoreTest : public ::testing::Test {
   std::unique_ptr<Db> db;
   std::unique_ptr<StoreImpl> store;
   const std::string base = "https://quay.io/v2/app";
-  const TestImage two = TestImage::Make({TarMaker().File("a", Noise(300'000, 1)).Finish(), TarMaker().File("b", Noise(300'000, 2)).Finish()});
+  const TestImage two = TestImage::Make(
+      {TarMaker().File("a", Noise(300'000, 1)).Finish(), TarMaker().File("b", Noise(300'000, 2)).Finish()});
 };
 
 TEST_F(StoreTest, PullThenFindByEverything) {
@@ -79,8 +84,9 @@ TEST_F(StoreTest, PullThenFindByEverything) {
   EXPECT_THAT((*image)->repo_digests, ElementsAre("quay.io/app@" + two.digest.str()));
   EXPECT_EQ((*image)->size, two.config.size() + two.blobs[0].size() + two.blobs[1].size());
   EXPECT_EQ((*image)->config.cmd, std::vector<std::string>{"sh"});
-  for (const std::string& text : {two.id.str(), two.id.hex(), two.id.hex().substr(0, 12), two.id.hex().substr(0, 4), "sha256:" + two.id.hex().substr(0, 7),
-                                  std::string("quay.io/app:1"), "quay.io/app@" + two.digest.str(), "quay.io/app:9@" + two.digest.str()}) {
+  for (const std::string& text : {two.id.str(), two.id.hex(), two.id.hex().substr(0, 12), two.id.hex().substr(0, 4),
+                                  "sha256:" + two.id.hex().substr(0, 7), std::string("quay.io/app:1"),
+                                  "quay.io/app@" + two.digest.str(), "quay.io/app:9@" + two.digest.str()}) {
     auto found = store->Find(text);
     ASSERT_TRUE(found.has_value()) << text << ": " << found.error().what;
     EXPECT_EQ(*found, *image) << text;
@@ -96,8 +102,11 @@ TEST_F(StoreTest, PullThenFindByEverything) {
 }
 
 TEST_F(StoreTest, ZstdAndPlainLayers) {
-  TestImage::Make({TarMaker().File("z", Noise(700'000, 3)).Finish()}, "amd64", "", Zstd).PutInto(registry, base, "zstd");
-  TestImage::Make({TarMaker().File("p", Noise(9'000, 4)).Finish()}, "amd64", "", [](const std::string& s) { return s; }).PutInto(registry, base, "plain");
+  TestImage::Make({TarMaker().File("z", Noise(700'000, 3)).Finish()}, "amd64", "", Zstd)
+      .PutInto(registry, base, "zstd");
+  TestImage::Make({TarMaker().File("p", Noise(9'000, 4)).Finish()}, "amd64", "", [](const std::string& s) {
+    return s;
+  }).PutInto(registry, base, "plain");
   EXPECT_TRUE(Pull("quay.io/app:zstd").has_value());
   EXPECT_TRUE(Pull("quay.io/app:plain").has_value());
 }
@@ -160,7 +169,8 @@ TEST_F(StoreTest, IndexGivesTheMachinesImage) {
   TestImage arm = TestImage::Small("arm", "arm64"), amd = TestImage::Small("amd");
   arm.PutInto(registry, base, "");
   amd.PutInto(registry, base, "");
-  Digest index = registry.PutManifest(base, "1", IndexText({arm.Descriptor("linux/arm64"), amd.Descriptor("linux/amd64")}), media::kOciIndex);
+  Digest index = registry.PutManifest(
+      base, "1", IndexText({arm.Descriptor("linux/arm64"), amd.Descriptor("linux/amd64")}), media::kOciIndex);
   EXPECT_EQ(Pull("quay.io/app:1").value()->id, amd.id);
   EXPECT_THAT(store->Find(amd.id.str()).value()->repo_digests, ElementsAre("quay.io/app@" + index.str()));
   EXPECT_EQ(Pull("quay.io/app:1", Deadline::Never(), "linux/arm64/v8").value()->id, arm.id);
@@ -182,7 +192,9 @@ TEST_F(StoreTest, BottomlessIndexEnds) {
   std::string text = IndexText({});
   for (int i = 0; i < 8; ++i) {
     Digest digest = registry.PutManifest(base, "1", text, media::kOciIndex);
-    text = IndexText({fmt::format(R"({{"mediaType":"{}","digest":"{}","size":1,"platform":{{"os":"linux","architecture":"amd64"}}}})", media::kOciIndex, digest)});
+    text = IndexText({fmt::format(
+        R"({{"mediaType":"{}","digest":"{}","size":1,"platform":{{"os":"linux","architecture":"amd64"}}}})",
+        media::kOciIndex, digest)});
   }
   EXPECT_THAT(Pull("quay.io/app:1").error().what, HasSubstr("nested more than"));
 }
@@ -200,7 +212,10 @@ TEST_F(StoreTest, PullsOfTheSameJoin) {
   std::vector<std::thread> threads;
   for (int i = 0; i < 3; ++i)
     threads.emplace_back([&, i] {
-      results[i] = store->Pull({.reference = "quay.io/app:1", .platform = "linux/amd64", .progress = [&, i](const PullProgress&) { ++events[i]; }}, Deadline::Never());
+      results[i] = store->Pull({.reference = "quay.io/app:1",
+                                .platform = "linux/amd64",
+                                .progress = [&, i](const PullProgress&) { ++events[i]; }},
+                               Deadline::Never());
     });
   for (auto& t : threads) t.join();
   for (int i = 0; i < 3; ++i) {
@@ -218,7 +233,8 @@ TEST_F(StoreTest, WhenTheWorkingCallerGivesUpAnotherGoesOn) {
   std::atomic<bool> first = true;
   std::atomic<bool> begun = false;
   registry.Hook([&](const FakeRegistry::Seen& s) -> std::optional<FakeAnswer> {
-    if (s.url.find("/blobs/") == std::string::npos || s.url.find(two.id.str()) != std::string::npos) return std::nullopt;
+    if (s.url.find("/blobs/") == std::string::npos || s.url.find(two.id.str()) != std::string::npos)
+      return std::nullopt;
     if (!first.exchange(false)) return std::nullopt;
     begun = true;
     while (store->flights().waiting(key) < 1) std::this_thread::yield();
@@ -285,7 +301,8 @@ TEST_F(StoreTest, MirrorWithOtherBytesIsPassedOver) {
 
 TEST_F(StoreTest, BlobOfZerosIsDataLossNotBadGzip) {
   two.PutInto(registry, base, "1");
-  registry.Put(fmt::format("{}/blobs/{}", base, Digest::Of(two.blobs[0])), {200, {}, std::string("\x1f\x8b") + std::string(two.blobs[0].size() - 2, 'x')});
+  registry.Put(fmt::format("{}/blobs/{}", base, Digest::Of(two.blobs[0])),
+               {200, {}, std::string("\x1f\x8b") + std::string(two.blobs[0].size() - 2, 'x')});
   EXPECT_EQ(Pull("quay.io/app:1").error().code, Code::kDataLoss);
   ExpectEmpty();
 }
@@ -312,9 +329,13 @@ TEST_F(StoreTest, MalformedCompressionIsTheImagesFault) {
   EXPECT_EQ(image.error().code, Code::kInvalidArgument);
   EXPECT_THAT(image.error().what, HasSubstr("gzip"));
   ExpectEmpty();
-  TestImage::Make({two.tars[0]}, "amd64", "", [](const std::string& s) { return Gzip(s).substr(0, 1000); }).PutInto(registry, base, "2");
+  TestImage::Make({two.tars[0]}, "amd64", "", [](const std::string& s) {
+    return Gzip(s).substr(0, 1000);
+  }).PutInto(registry, base, "2");
   EXPECT_THAT(Pull("quay.io/app:2").error().what, HasSubstr("ends in the middle"));
-  TestImage::Make({two.tars[0]}, "amd64", "", [](const std::string& s) { return "BZh91AY" + s; }).PutInto(registry, base, "3");
+  TestImage::Make({two.tars[0]}, "amd64", "", [](const std::string& s) {
+    return "BZh91AY" + s;
+  }).PutInto(registry, base, "3");
   EXPECT_EQ(Pull("quay.io/app:3").error().code, Code::kUnimplemented);
   ExpectEmpty();
 }
@@ -324,7 +345,8 @@ TEST_F(StoreTest, LayerCountsMustAgree) {
   std::string diff = fmt::format(",\"{}\"", Digest::Of(two.tars[1]));
   odd.config.erase(odd.config.find(diff), diff.size());
   std::string old = fmt::format("\"{}\",\"size\":{}", two.id, two.config.size());
-  odd.manifest.replace(odd.manifest.find(old), old.size(), fmt::format("\"{}\",\"size\":{}", Digest::Of(odd.config), odd.config.size()));
+  odd.manifest.replace(odd.manifest.find(old), old.size(),
+                       fmt::format("\"{}\",\"size\":{}", Digest::Of(odd.config), odd.config.size()));
   odd.PutInto(registry, base, "1");
   auto image = Pull("quay.io/app:1");
   EXPECT_EQ(image.error().code, Code::kInvalidArgument);
@@ -356,13 +378,17 @@ TEST_F(StoreTest, InterruptedPullGoesOnWhereItWasAlsoAfterARestart) {
 
 TEST_F(StoreTest, DamagedRemainderIsThrownAwayAndFetchedAnew) {
   two.PutInto(registry, base, "1");
-  ASSERT_TRUE(WriteFileAtomic(dir.path() + "/ingest/" + Digest::Of(two.blobs[1]).hex() + ".part", std::string(1000, '\0')).has_value());
+  ASSERT_TRUE(
+      WriteFileAtomic(dir.path() + "/ingest/" + Digest::Of(two.blobs[1]).hex() + ".part", std::string(1000, '\0'))
+          .has_value());
   auto image = Pull("quay.io/app:1");
   ASSERT_TRUE(image.has_value()) << image.error().what;
   // Longer than the blob can be: not a part of it.
   TestImage one = TestImage::Small("s");
   one.PutInto(registry, base, "2");
-  ASSERT_TRUE(WriteFileAtomic(dir.path() + "/ingest/" + Digest::Of(one.blobs[0]).hex() + ".part", std::string(100'000, 'x')).has_value());
+  ASSERT_TRUE(
+      WriteFileAtomic(dir.path() + "/ingest/" + Digest::Of(one.blobs[0]).hex() + ".part", std::string(100'000, 'x'))
+          .has_value());
   EXPECT_TRUE(Pull("quay.io/app:2").has_value());
   EXPECT_THAT(Files("ingest"), IsEmpty());
 }
@@ -458,8 +484,10 @@ TEST_F(StoreTest, RemovesAtTheSameTimeAllSucceedOrFindNothing) {
   for (int i = 0; i < 5; ++i)
     threads.emplace_back([&] {
       auto done = store->Remove(two.id.str());
-      if (done) ++removed;
-      else if (done.error().code == Code::kNotFound) ++missing;
+      if (done)
+        ++removed;
+      else if (done.error().code == Code::kNotFound)
+        ++missing;
     });
   for (auto& t : threads) t.join();
   EXPECT_EQ(removed, 1);
@@ -473,7 +501,8 @@ TEST_F(StoreTest, TagMovesAndIsKept) {
   next.PutInto(registry, base, "2");
   ASSERT_TRUE(Pull("quay.io/app:1").has_value());
   ASSERT_TRUE(Pull("quay.io/app:2").has_value());
-  EXPECT_THAT(store->Tag("quay.io/app:1", "mine").value()->repo_tags, ElementsAre("docker.io/library/mine:latest", "quay.io/app:1"));
+  EXPECT_THAT(store->Tag("quay.io/app:1", "mine").value()->repo_tags,
+              ElementsAre("docker.io/library/mine:latest", "quay.io/app:1"));
   EXPECT_EQ(store->Tag("quay.io/app:2", "mine").value()->id, next.id);
   EXPECT_THAT(store->Find(two.id.str()).value()->repo_tags, ElementsAre("quay.io/app:1"));
   EXPECT_EQ(store->Tag("none", "mine").error().code, Code::kNotFound);
@@ -498,7 +527,9 @@ TEST_F(StoreTest, WhatNoRowOwnsGoesAtOpen) {
     ASSERT_TRUE(writer->Commit(Digest::Of(bytes), Deadline::Never()).has_value());
   };
   commit("old"), commit("new");
-  ASSERT_TRUE(StoreTable(*db).Hold({{Digest::Of("old"), Digest(), 1}, {Digest::Of("new"), Digest(), ::time(nullptr)}}).has_value());
+  ASSERT_TRUE(StoreTable(*db)
+                  .Hold({{Digest::Of("old"), Digest(), 1}, {Digest::Of("new"), Digest(), ::time(nullptr)}})
+                  .has_value());
   Reopen();
   EXPECT_EQ(Files("blobs/sha256"), blobs);
   EXPECT_THAT(Files("ingest"), IsEmpty());
@@ -558,8 +589,12 @@ TEST_F(StoreTest, PinnedImages) {
 TEST_F(StoreTest, ProgressTellsOfEachLayer) {
   two.PutInto(registry, base, "1");
   std::map<std::string, std::vector<std::string>> said;
-  ASSERT_TRUE(store->Pull({.reference = "quay.io/app:1", .platform = "linux/amd64",
-                           .progress = [&](const PullProgress& p) { said[p.layer].push_back(p.status); }}, Deadline::Never()).has_value());
+  ASSERT_TRUE(store
+                  ->Pull({.reference = "quay.io/app:1",
+                          .platform = "linux/amd64",
+                          .progress = [&](const PullProgress& p) { said[p.layer].push_back(p.status); }},
+                         Deadline::Never())
+                  .has_value());
   EXPECT_EQ(said.size(), 3u);
   for (const std::string& blob : two.blobs) {
     const auto& lines = said[Digest::Of(blob).hex().substr(0, 12)];
@@ -573,7 +608,8 @@ TEST_F(StoreTest, BadReferencesAndPlatformsAreNamed) {
   EXPECT_EQ(Pull("Bad").error().code, Code::kInvalidArgument);
   EXPECT_EQ(Pull("quay.io/app:1", Deadline::Never(), "linux/").error().code, Code::kInvalidArgument);
   EXPECT_EQ(Pull(two.id.hex()).error().code, Code::kInvalidArgument);
-  registry.PutManifest(base, "1", R"({"schemaVersion":1,"fsLayers":[]})", "application/vnd.docker.distribution.manifest.v1+json");
+  registry.PutManifest(base, "1", R"({"schemaVersion":1,"fsLayers":[]})",
+                       "application/vnd.docker.distribution.manifest.v1+json");
   EXPECT_EQ(Pull("quay.io/app:1").error().code, Code::kUnimplemented);
   registry.PutManifest(base, "2", "not json");
   EXPECT_EQ(Pull("quay.io/app:2").error().code, Code::kInvalidArgument);

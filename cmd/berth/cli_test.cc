@@ -70,7 +70,7 @@ TEST_F(LogFile, FollowsAcrossRotation) {
   LogReader reader(path_, {});
   ASSERT_TRUE(reader.ReadExisting(sink));
   ASSERT_EQ(::rename(path_.c_str(), (path_ + ".1").c_str()), 0);
-  Append("t2 stdout F two\nt3 stdout F thr");   // the last record is still being written
+  Append("t2 stdout F two\nt3 stdout F thr");  // the last record is still being written
   ASSERT_TRUE(reader.ReadMore(sink));
   EXPECT_EQ(got, "one\ntwo\n");
   Append("ee\n");

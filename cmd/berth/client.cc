@@ -9,7 +9,9 @@ Code CodeFromGrpc(grpc::StatusCode code) {
   return Code::kInternal;
 }
 
-bool HasPrefix(const std::string& text, const std::string& prefix) { return text.compare(0, prefix.size(), prefix) == 0; }
+bool HasPrefix(const std::string& text, const std::string& prefix) {
+  return text.compare(0, prefix.size(), prefix) == 0;
+}
 
 }  // namespace
 
@@ -19,7 +21,11 @@ Client Connect(const std::string& socket, std::chrono::seconds timeout) {
   arguments.SetMaxSendMessageSize(16 << 20);
   arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "localhost");
   auto channel = grpc::CreateCustomChannel("unix://" + socket, grpc::InsecureChannelCredentials(), arguments);
-  return {socket, timeout, channel, cri::RuntimeService::NewStub(channel), cri::ImageService::NewStub(channel),
+  return {socket,
+          timeout,
+          channel,
+          cri::RuntimeService::NewStub(channel),
+          cri::ImageService::NewStub(channel),
           ::berth::v1::Agent::NewStub(channel)};
 }
 
@@ -35,10 +41,12 @@ Result<void> ToResult(const grpc::Status& status, const Client& client) {
 }
 
 Result<cri::Container> FindContainer(const Client& client, const std::string& name) {
-  auto all = TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListContainers, cri::ListContainersRequest()));
+  auto all =
+      TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListContainers, cri::ListContainersRequest()));
   std::vector<const cri::Container*> by_id, by_name, by_pod;
   std::string pod_id;
-  auto pods = TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListPodSandbox, cri::ListPodSandboxRequest()));
+  auto pods =
+      TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListPodSandbox, cri::ListPodSandboxRequest()));
   for (const auto& pod : pods.items())
     if (pod.metadata().name() == name || (name.size() >= 4 && HasPrefix(pod.id(), name))) pod_id = pod.id();
   for (const auto& container : all.containers()) {
@@ -58,7 +66,8 @@ Result<cri::Container> FindContainer(const Client& client, const std::string& na
 }
 
 Result<cri::PodSandbox> FindPod(const Client& client, const std::string& name) {
-  auto all = TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListPodSandbox, cri::ListPodSandboxRequest()));
+  auto all =
+      TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListPodSandbox, cri::ListPodSandboxRequest()));
   const cri::PodSandbox* newest = nullptr;
   std::vector<const cri::PodSandbox*> by_id;
   for (const auto& pod : all.items()) {
@@ -67,7 +76,8 @@ Result<cri::PodSandbox> FindPod(const Client& client, const std::string& name) {
   }
   if (newest != nullptr) return *newest;
   if (by_id.size() == 1) return *by_id.front();
-  if (by_id.size() > 1) return Err(Code::kConflict, "'{}' is a prefix of {} pod ids; give more digits", name, by_id.size());
+  if (by_id.size() > 1)
+    return Err(Code::kConflict, "'{}' is a prefix of {} pod ids; give more digits", name, by_id.size());
   return Err(Code::kNotFound, "no pod '{}'; `berth pods` lists what there is", name);
 }
 

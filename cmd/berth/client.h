@@ -9,8 +9,8 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include "base/error.h"
 #include "api.grpc.pb.h"
+#include "base/error.h"
 #include "berth.grpc.pb.h"
 
 namespace berth::cli {

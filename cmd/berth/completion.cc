@@ -45,8 +45,9 @@ std::string Bash(const CLI::App* app) {
       "  case $command in\n";
   for (const auto* sub : app->get_subcommands([](const CLI::App*) { return true; })) {
     std::string kind = Completes(sub->get_name());
-    script += fmt::format("    {}) names='{}'{} ;;\n", sub->get_name(), Words(sub),
-                          kind.empty() ? "" : fmt::format("\n      case $word in -*) ;; *) names=$(_berth_names {}) ;; esac", kind));
+    script += fmt::format(
+        "    {}) names='{}'{} ;;\n", sub->get_name(), Words(sub),
+        kind.empty() ? "" : fmt::format("\n      case $word in -*) ;; *) names=$(_berth_names {}) ;; esac", kind));
   }
   script += fmt::format(
       "    *) names='{}' ;;\n"
@@ -75,13 +76,16 @@ std::string Fish(const CLI::App* app) {
 
 void AddCompletion(CLI::App& app, Context& context) {
   auto shell = std::make_shared<std::string>();
-  auto* completion = app.add_subcommand(
-      "completion", "Prints a completion script: source <(berth completion bash)");
-  completion->add_option("shell", *shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  auto* completion = app.add_subcommand("completion", "Prints a completion script: source <(berth completion bash)");
+  completion->add_option("shell", *shell, "bash, zsh or fish")
+      ->required()
+      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
   completion->callback([=, &app, &context] {
     context.action = [=, &app]() -> Result<int> {
-      if (*shell == "fish") fmt::print("{}", Fish(&app));
-      else fmt::print("{}{}", *shell == "zsh" ? "autoload -U +X bashcompinit && bashcompinit\n" : "", Bash(&app));
+      if (*shell == "fish")
+        fmt::print("{}", Fish(&app));
+      else
+        fmt::print("{}{}", *shell == "zsh" ? "autoload -U +X bashcompinit && bashcompinit\n" : "", Bash(&app));
       return 0;
     };
   });

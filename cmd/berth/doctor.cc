@@ -76,7 +76,8 @@ Finding CheckKernel() {
 
 Finding CheckRoot() {
   Finding f{"privileges", Verdict::kGood, "root with the capabilities needed", ""};
-  if (::geteuid() != 0) return {"privileges", Verdict::kBad, "not root", "run as root: the agent makes namespaces, mounts and networks"};
+  if (::geteuid() != 0)
+    return {"privileges", Verdict::kBad, "not root", "run as root: the agent makes namespaces, mounts and networks"};
   struct Wanted {
     int cap;
     const char* name;
@@ -89,7 +90,8 @@ Finding CheckRoot() {
     if (::prctl(PR_CAPBSET_READ, w.cap) != 1) (w.hard ? hard : soft) += std::string(" ") + w.name;
   if (!hard.empty()) return {"privileges", Verdict::kBad, "missing" + hard, "run the agent with these capabilities"};
   if (!soft.empty())
-    return {"privileges", Verdict::kWarn, "missing" + soft, "hard limits cannot be raised and OOM scores not lowered; grant it to change that"};
+    return {"privileges", Verdict::kWarn, "missing" + soft,
+            "hard limits cannot be raised and OOM scores not lowered; grant it to change that"};
   return f;
 }
 
@@ -99,11 +101,12 @@ Finding CheckNamespaces() {
     const char* name;
   };
   std::string missing;
-  for (One one : {One{CLONE_NEWNS, "mount"}, One{CLONE_NEWPID, "pid"}, One{CLONE_NEWNET, "net"}, One{CLONE_NEWIPC, "ipc"},
-                  One{CLONE_NEWUTS, "uts"}, One{CLONE_NEWCGROUP, "cgroup"}})
+  for (One one : {One{CLONE_NEWNS, "mount"}, One{CLONE_NEWPID, "pid"}, One{CLONE_NEWNET, "net"},
+                  One{CLONE_NEWIPC, "ipc"}, One{CLONE_NEWUTS, "uts"}, One{CLONE_NEWCGROUP, "cgroup"}})
     if (InNamespaces(one.flag, nullptr) != 0) missing += std::string(" ") + one.name;
   if (missing.empty()) return {"namespaces", Verdict::kGood, "mount pid net ipc uts cgroup", ""};
-  return {"namespaces", Verdict::kBad, "cannot make:" + missing, "build the kernel with the CONFIG_*_NS options, raise user.max_*_namespaces"};
+  return {"namespaces", Verdict::kBad, "cannot make:" + missing,
+          "build the kernel with the CONFIG_*_NS options, raise user.max_*_namespaces"};
 }
 
 Finding CheckCgroups() {
@@ -116,7 +119,8 @@ Finding CheckCgroups() {
     bool found = false;
     for (; at != std::string::npos; at = mounts->find(" - cgroup ", at + 1)) {
       std::string line = mounts->substr(at, mounts->find('\n', at) - at);
-      if (("," + line.substr(line.rfind(' ') + 1) + ",").find(std::string(",") + controller + ",") != std::string::npos) found = true;
+      if (("," + line.substr(line.rfind(' ') + 1) + ",").find(std::string(",") + controller + ",") != std::string::npos)
+        found = true;
     }
     if (found) v1 += std::string(v1.empty() ? "" : " ") + controller;
   }
@@ -127,38 +131,46 @@ Finding CheckCgroups() {
     for (const char* need : {"cpu", "memory", "pids"})
       if (have.find(need) == std::string::npos) missing += std::string(" ") + need;
     if (missing.empty()) return {"cgroups", Verdict::kGood, "v2: " + have.substr(0, have.find('\n')), ""};
-    return {"cgroups", Verdict::kBad, "v2 without" + missing, "enable the controllers (Delegate=yes in the unit, cgroup_enable= at boot)"};
+    return {"cgroups", Verdict::kBad, "v2 without" + missing,
+            "enable the controllers (Delegate=yes in the unit, cgroup_enable= at boot)"};
   }
-  if (!v1.empty())
-    return {"cgroups", Verdict::kGood, (v2 ? "v1 and v2 side by side, v1: " : "v1: ") + v1, ""};
+  if (!v1.empty()) return {"cgroups", Verdict::kGood, (v2 ? "v1 and v2 side by side, v1: " : "v1: ") + v1, ""};
   return {"cgroups", Verdict::kBad, "no hierarchy is mounted", "mount -t cgroup2 none /sys/fs/cgroup"};
 }
 
 Finding CheckFilesystem(const char* name, Verdict when_missing, const char* fix) {
   if (KnowsFilesystem(name)) return {name, Verdict::kGood, "known to the kernel", ""};
-  if (InNamespaces(CLONE_NEWNS, name[0] == 'o' ? +[] { return ProbeMount("overlay"); } : +[] { return ProbeMount("erofs"); }) == 0)
+  if (InNamespaces(
+          CLONE_NEWNS, name[0] == 'o' ? +[] { return ProbeMount("overlay"); } : +[] { return ProbeMount("erofs"); }) ==
+      0)
     return {name, Verdict::kGood, "known to the kernel", ""};
   return {name, when_missing, "not known to the kernel", fix};
 }
 
 // A netlink request that only works with nf_tables compiled in, in a network namespace of its own.
 Finding CheckNftables() {
-  int err = InNamespaces(CLONE_NEWNET, +[] {
-    pid_t child = ::fork();
-    if (child == 0) {
-      int null = ::open("/dev/null", O_RDWR);
-      ::dup2(null, 1);
-      ::dup2(null, 2);
-      ::execlp("nft", "nft", "add table inet berth_doctor; add chain inet berth_doctor c { type nat hook prerouting priority -100; }; add rule inet berth_doctor c fib daddr type local accept", nullptr);
-      ::_exit(errno == ENOENT ? 77 : 76);
-    }
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
-  });
+  int err = InNamespaces(
+      CLONE_NEWNET, +[] {
+        pid_t child = ::fork();
+        if (child == 0) {
+          int null = ::open("/dev/null", O_RDWR);
+          ::dup2(null, 1);
+          ::dup2(null, 2);
+          ::execlp("nft", "nft",
+                   "add table inet berth_doctor; add chain inet berth_doctor c { type nat hook prerouting priority "
+                   "-100; }; add rule inet berth_doctor c fib daddr type local accept",
+                   nullptr);
+          ::_exit(errno == ENOENT ? 77 : 76);
+        }
+        int status = 0;
+        ::waitpid(child, &status, 0);
+        return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+      });
   if (err == 0) return {"nftables", Verdict::kGood, "tables, NAT and fib work", ""};
-  if (err == 77) return {"nftables", Verdict::kWarn, "the program nft is missing, not probed", "install the package nftables"};
-  return {"nftables", Verdict::kBad, "the kernel refuses a NAT chain", "load nf_tables, nft_chain_nat, nft_fib_inet, nf_conntrack"};
+  if (err == 77)
+    return {"nftables", Verdict::kWarn, "the program nft is missing, not probed", "install the package nftables"};
+  return {"nftables", Verdict::kBad, "the kernel refuses a NAT chain",
+          "load nf_tables, nft_chain_nat, nft_fib_inet, nf_conntrack"};
 }
 
 Finding CheckSeccomp() {
@@ -170,7 +182,8 @@ Finding CheckSeccomp() {
 Finding CheckForwarding() {
   auto v4 = ReadFile("/proc/sys/net/ipv4/ip_forward");
   if (v4 && v4->starts_with('1')) return {"forwarding", Verdict::kGood, "net.ipv4.ip_forward is 1", ""};
-  return {"forwarding", Verdict::kWarn, "net.ipv4.ip_forward is 0", "the agent sets it with the first pod; a firewall that sets it back cuts pods off"};
+  return {"forwarding", Verdict::kWarn, "net.ipv4.ip_forward is 0",
+          "the agent sets it with the first pod; a firewall that sets it back cuts pods off"};
 }
 
 Finding CheckPort(const std::string& address) {
@@ -179,34 +192,41 @@ Finding CheckPort(const std::string& address) {
   auto port = static_cast<uint16_t>(std::atoi(address.c_str() + colon + 1));
   auto listen = ListenTcp(address.substr(0, colon), port);
   if (listen) return {"metrics port", Verdict::kGood, address + " is free", ""};
-  return {"metrics port", Verdict::kWarn, listen.error().what, "the running agent uses it; if it is another program, set metrics.address"};
+  return {"metrics port", Verdict::kWarn, listen.error().what,
+          "the running agent uses it; if it is another program, set metrics.address"};
 }
 
 Finding CheckSpace(const std::string& root) {
   std::string path = root;
   while (!Exists(path) && path.size() > 1) path = path.substr(0, std::max<size_t>(1, path.rfind('/')));
-  struct statvfs fs{};
-  struct statfs type{};
-  if (::statvfs(path.c_str(), &fs) < 0 || ::statfs(path.c_str(), &type) < 0) return {"data directory", Verdict::kBad, path, "choose another root"};
+  struct statvfs fs {};
+  struct statfs type {};
+  if (::statvfs(path.c_str(), &fs) < 0 || ::statfs(path.c_str(), &type) < 0)
+    return {"data directory", Verdict::kBad, path, "choose another root"};
   uint64_t free_mb = fs.f_bavail * fs.f_frsize >> 20;
   std::string detail = fmt::format("{}: {} MB free", root, free_mb);
   if (type.f_type == 0x794c7630 || type.f_type == 0x01021994)
-    return {"data directory", Verdict::kWarn, detail + ", on overlay or tmpfs", "layers are unpacked there instead of mounted; put the root on a disk filesystem"};
-  if (free_mb < 1024) return {"data directory", Verdict::kWarn, detail, "images need room: free some, or set root to a larger disk"};
+    return {"data directory", Verdict::kWarn, detail + ", on overlay or tmpfs",
+            "layers are unpacked there instead of mounted; put the root on a disk filesystem"};
+  if (free_mb < 1024)
+    return {"data directory", Verdict::kWarn, detail, "images need room: free some, or set root to a larger disk"};
   return {"data directory", Verdict::kGood, detail, ""};
 }
 
 Finding CheckAgent(const Context& context) {
   Client client = Connect(context.socket, std::chrono::seconds(2));
   auto info = Call(client, *client.agent, &::berth::v1::Agent::Stub::Info, ::berth::v1::InfoRequest());
-  if (!info) return {"agent", Verdict::kWarn, "does not answer on " + context.socket, "systemctl start berthd, or run berthd"};
+  if (!info)
+    return {"agent", Verdict::kWarn, "does not answer on " + context.socket, "systemctl start berthd, or run berthd"};
   cri::StatusRequest request;
   auto status = Call(client, *client.runtime, &cri::RuntimeService::Stub::Status, request);
   std::string detail = fmt::format("{} on {}, layers by {}", info->version(), context.socket, info->snapshotter());
   if (!status) return {"agent", Verdict::kBad, status.error().what, "see the agent's log"};
   for (const auto& condition : status->status().conditions())
     if (!condition.status())
-      return {"agent", Verdict::kBad, fmt::format("{}: {}: {}", condition.type(), condition.reason(), condition.message()), "the message names file and fix"};
+      return {"agent", Verdict::kBad,
+              fmt::format("{}: {}: {}", condition.type(), condition.reason(), condition.message()),
+              "the message names file and fix"};
   return {"agent", Verdict::kGood, detail, ""};
 }
 
@@ -217,7 +237,9 @@ Result<int> Doctor(const Context& context, const DoctorOptions& o) {
       CheckNamespaces(),
       CheckCgroups(),
       CheckFilesystem("overlay", Verdict::kBad, "modprobe overlay, or build the kernel with CONFIG_OVERLAY_FS"),
-      CheckFilesystem("erofs", Verdict::kWarn, "layers will be unpacked into directories; modprobe erofs (6.12 or newer) makes pulls and removals faster"),
+      CheckFilesystem(
+          "erofs", Verdict::kWarn,
+          "layers will be unpacked into directories; modprobe erofs (6.12 or newer) makes pulls and removals faster"),
       CheckNftables(),
       CheckSeccomp(),
       CheckForwarding(),
@@ -239,7 +261,8 @@ Result<int> Doctor(const Context& context, const DoctorOptions& o) {
 
 void AddDoctor(CLI::App& app, Context& context) {
   auto o = std::make_shared<DoctorOptions>();
-  auto* doctor = app.add_subcommand("doctor", "Checks what this machine offers to the agent; each finding with its fix");
+  auto* doctor =
+      app.add_subcommand("doctor", "Checks what this machine offers to the agent; each finding with its fix");
   doctor->add_option("--root", o->root, "Data directory to look at")->capture_default_str();
   doctor->add_option("--metrics", o->metrics, "Address that the metrics page would use")->capture_default_str();
   doctor->callback([=, &context] { context.action = [=, &context] { return Doctor(context, *o); }; });

@@ -125,7 +125,8 @@ Result<int> Exec(const Context& context, const ExecOptions& o) {
   raw.reset();
   grpc::Status status = stream->Finish();
   if (code < 0) TRY(ToResult(status, client));
-  if (code < 0) return Err(Code::kUnavailable, "the agent ended the session without an exit code; the process may still run");
+  if (code < 0)
+    return Err(Code::kUnavailable, "the agent ended the session without an exit code; the process may still run");
   return code;
 }
 
@@ -136,12 +137,14 @@ void AddExec(CLI::App& app, Context& context) {
   auto* exec = app.add_subcommand("exec", "Runs a program in a running container; exits with the program's code");
   exec->add_flag("-i,--interactive", o->interactive, "Passes standard input on");
   exec->add_flag("-t,--tty", o->tty, "With a terminal of its own");
-  exec->add_option("-e,--env", o->env, "KEY=value, in addition to the container's; repeatable")->take_all()->allow_extra_args(false);
+  exec->add_option("-e,--env", o->env, "KEY=value, in addition to the container's; repeatable")
+      ->take_all()
+      ->allow_extra_args(false);
   exec->add_option("-u,--user", o->user, "User name or id, with :group when wanted");
   exec->add_option("-w,--workdir", o->working_dir, "Directory to start in");
   exec->add_flag("--privileged", o->privileged, "With all capabilities, without seccomp");
   exec->add_option("container", o->container, "Name or id")->required();
-  exec->prefix_command();   // what follows the container is the program with its own options
+  exec->prefix_command();  // what follows the container is the program with its own options
   exec->callback([=, &context] {
     o->argv = exec->remaining();
     if (o->argv.empty()) throw CLI::RequiredError("the program to run");

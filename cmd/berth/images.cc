@@ -227,23 +227,25 @@ Result<std::string> PullWithProgress(const Client& client, const std::string& im
 void AddImages(CLI::App& app, Context& context) {
   auto o = std::make_shared<ImageOptions>();
   auto* pull = app.add_subcommand("pull", "Fetches images from a registry, with a progress display");
-  pull->add_option("image", o->names, "References, e.g. docker.io/library/nginx:1.27 or host:5000/name@sha256:...")->required();
+  pull->add_option("image", o->names, "References, e.g. docker.io/library/nginx:1.27 or host:5000/name@sha256:...")
+      ->required();
   pull->add_option("--platform", o->platform, "os/architecture[/variant]; default: this machine's");
   pull->add_option("-u,--username", o->username, "User name at the registry");
   pull->add_flag("--password-stdin", o->password_stdin, "Reads the password from standard input");
   pull->add_flag("-q,--quiet", o->quiet, "No progress");
-  auto* import = app.add_subcommand("import", "Loads images from archives (docker save, OCI layout; plain or gzip)");
-  import->add_option("archive", o->names, "Files; - for standard input")->required();
-  import->add_option("--name", o->name, "Name for an image that the archive does not name");
+  auto* load = app.add_subcommand("import", "Loads images from archives (docker save, OCI layout; plain or gzip)");
+  load->add_option("archive", o->names, "Files; - for standard input")->required();
+  load->add_option("--name", o->name, "Name for an image that the archive does not name");
   auto* save = app.add_subcommand("save", "Writes images to an archive");
   save->add_option("image", o->names, "Names or ids")->required();
   save->add_option("-o,--output", o->output, "File; default: standard output");
-  save->add_option("--format", o->form, "docker-archive or oci")->check(CLI::IsMember({"docker-archive", "oci"}))
+  save->add_option("--format", o->form, "docker-archive or oci")
+      ->check(CLI::IsMember({"docker-archive", "oci"}))
       ->capture_default_str();
   auto* rmi = app.add_subcommand("rmi", "Removes images or names of images");
   rmi->add_option("image", o->names, "Names or ids")->required();
   pull->callback([=, &context] { context.action = [=, &context] { return PullAll(context, *o); }; });
-  import->callback([=, &context] { context.action = [=, &context] { return Import(context, *o); }; });
+  load->callback([=, &context] { context.action = [=, &context] { return Import(context, *o); }; });
   save->callback([=, &context] { context.action = [=, &context] { return Save(context, *o); }; });
   rmi->callback([=, &context] { context.action = [=, &context] { return RemoveImages(context, *o); }; });
 }

@@ -58,7 +58,8 @@ Result<json::Value> InspectOne(const Client& client, const std::string& name, co
   request.mutable_image()->set_image(name);
   request.set_verbose(true);
   auto image = TRY(Call(client, *client.images, &cri::ImageService::Stub::ImageStatus, request));
-  if (!image.has_image()) return Err(Code::kNotFound, "no {} '{}'", type.empty() ? "container, pod or image" : type, name);
+  if (!image.has_image())
+    return Err(Code::kNotFound, "no {} '{}'", type.empty() ? "container, pod or image" : type, name);
   return ToJson(image);
 }
 
@@ -71,7 +72,8 @@ Result<int> Inspect(const Context& context, const InspectOptions& o) {
 }
 
 Result<cri::ListContainerStatsResponse> Sample(const Client& client) {
-  return Call(client, *client.runtime, &cri::RuntimeService::Stub::ListContainerStats, cri::ListContainerStatsRequest());
+  return Call(client, *client.runtime, &cri::RuntimeService::Stub::ListContainerStats,
+              cri::ListContainerStatsRequest());
 }
 
 Result<int> Stats(const Context& context, const InspectOptions& o) {
@@ -91,8 +93,9 @@ Result<int> Stats(const Context& context, const InspectOptions& o) {
         auto spent = stats.cpu().timestamp() - old.cpu().timestamp();
         if (old.attributes().id() != stats.attributes().id() || spent <= 0) continue;
         cpu = fmt::format("{:.1f} %", 100.0 *
-            static_cast<double>(stats.cpu().usage_core_nano_seconds().value() - old.cpu().usage_core_nano_seconds().value()) /
-            static_cast<double>(spent));
+                                          static_cast<double>(stats.cpu().usage_core_nano_seconds().value() -
+                                                              old.cpu().usage_core_nano_seconds().value()) /
+                                          static_cast<double>(spent));
       }
       uint64_t used = stats.memory().working_set_bytes().value();
       std::string of = "-";
@@ -100,7 +103,8 @@ Result<int> Stats(const Context& context, const InspectOptions& o) {
         of = fmt::format("{:.1f} %", 100.0 * static_cast<double>(used) /
                                          static_cast<double>(used + stats.memory().available_bytes().value()));
       table.Add({ShortId(stats.attributes().id()), stats.attributes().metadata().name(), cpu, HumanSize(used), of,
-                 HumanSize(stats.memory().rss_bytes().value()), HumanSize(stats.writable_layer().used_bytes().value())});
+                 HumanSize(stats.memory().rss_bytes().value()),
+                 HumanSize(stats.writable_layer().used_bytes().value())});
     }
     fmt::print("{}{}", o.watch && terminal ? "\x1b[H\x1b[2J" : "", table.Text());
     ::fflush(stdout);

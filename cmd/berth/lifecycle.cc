@@ -66,7 +66,8 @@ Result<void> RemovePod(const Client& client, const std::string& name, bool force
 void AddLifecycle(CLI::App& app, Context& context) {
   auto o = std::make_shared<LifecycleOptions>();
   auto* stop = app.add_subcommand("stop", "Stops containers: stop signal, then SIGKILL after the grace time");
-  stop->add_option("-t,--time", o->grace, "Grace time in seconds; 0 kills at once")->capture_default_str()
+  stop->add_option("-t,--time", o->grace, "Grace time in seconds; 0 kills at once")
+      ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   auto* rm = app.add_subcommand("rm", "Removes containers");
   auto* stopp = app.add_subcommand("stopp", "Stops pods with all their containers");

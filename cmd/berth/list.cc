@@ -15,13 +15,16 @@ std::string Shown(const std::string& id, const ListOptions& o) { return o.no_tru
 
 std::string StateText(const cri::Container& c, const Client& client) {
   switch (c.state()) {
-    case cri::CONTAINER_CREATED: return "Created";
-    case cri::CONTAINER_RUNNING: return "Running";
+    case cri::CONTAINER_CREATED:
+      return "Created";
+    case cri::CONTAINER_RUNNING:
+      return "Running";
     case cri::CONTAINER_EXITED:
       if (auto status = StatusOf(client, c.id()); status)
         return fmt::format("Exited ({}) {}", status->exit_code(), HumanAge(status->finished_at()));
       return "Exited";
-    default: return "Unknown";
+    default:
+      return "Unknown";
   }
 }
 
@@ -30,7 +33,8 @@ Result<int> ListContainers(const Context& context, const ListOptions& o) {
   cri::ListContainersRequest request;
   if (!o.pod.empty()) request.mutable_filter()->set_pod_sandbox_id(TRY(FindPod(client, o.pod)).id());
   auto response = TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListContainers, request));
-  auto pods = TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListPodSandbox, cri::ListPodSandboxRequest()));
+  auto pods =
+      TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListPodSandbox, cri::ListPodSandboxRequest()));
   std::map<std::string, std::string> pod_names;
   for (const auto& pod : pods.items()) pod_names[pod.id()] = pod.metadata().name();
   std::vector<cri::Container> shown;
@@ -53,7 +57,8 @@ Result<int> ListContainers(const Context& context, const ListOptions& o) {
 
 Result<int> ListPods(const Context& context, const ListOptions& o) {
   Client client = context.Open();
-  auto response = TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListPodSandbox, cri::ListPodSandboxRequest()));
+  auto response =
+      TRY(Call(client, *client.runtime, &cri::RuntimeService::Stub::ListPodSandbox, cri::ListPodSandboxRequest()));
   std::vector<cri::PodSandbox> pods(response.items().begin(), response.items().end());
   std::sort(pods.begin(), pods.end(), [](auto& a, auto& b) { return a.created_at() > b.created_at(); });
   if (o.quiet) {

@@ -56,7 +56,7 @@ Result<void> LogReader::ReadExisting(const Sink& sink) {
   struct Kept {
     std::string time, stream, content;
   };
-  std::deque<Kept> last;   // whole lines: a P record is joined with what follows
+  std::deque<Kept> last;  // whole lines: a P record is joined with what follows
   bool open_line = false;
   TRY(Drain([&](const LogRecord& r) {
     if (open_line) {
@@ -76,7 +76,7 @@ Result<void> LogReader::ReadMore(const Sink& sink) {
   struct stat ours, now;
   if (::fstat(file_.get(), &ours) < 0) return SysErr("stat {}", path_);
   if (::stat(path_.c_str(), &now) < 0 || (now.st_ino == ours.st_ino && now.st_dev == ours.st_dev)) return {};
-  TRY(Drain(sink));   // the writer moved on: what it wrote before is complete now
+  TRY(Drain(sink));  // the writer moved on: what it wrote before is complete now
   TRY(OpenFile());
   inotify_.reset();
   TRY(Drain(sink));

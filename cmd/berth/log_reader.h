@@ -11,15 +11,15 @@
 namespace berth::cli {
 
 struct LogRecord {
-  std::string_view time, stream, content;   // content: the bytes of the record, with the newline when it ends a line
+  std::string_view time, stream, content;  // content: the bytes of the record, with the newline when it ends a line
 };
 
 // One line without its newline. kDataLoss when it is not in CRI form.
 Result<LogRecord> ParseLogLine(std::string_view line, std::string& storage);
 
 struct LogOptions {
-  int64_t tail = -1;            // last lines only; -1: all
-  std::string since;            // RFC 3339 time: records from then on
+  int64_t tail = -1;  // last lines only; -1: all
+  std::string since;  // RFC 3339 time: records from then on
   bool follow = false;
 };
 
@@ -36,7 +36,7 @@ class LogReader {
 
  private:
   Result<void> OpenFile();
-  Result<bool> Drain(const Sink& sink);   // true when something was read
+  Result<bool> Drain(const Sink& sink);  // true when something was read
   std::string path_;
   LogOptions options_;
   unique_fd file_, inotify_;

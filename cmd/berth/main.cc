@@ -25,7 +25,8 @@ int main(int argc, char** argv) {
   if (const char* socket = std::getenv("BERTH_SOCKET")) context.socket = socket;
   app.add_option("--socket", context.socket, "Socket of the agent (environment: BERTH_SOCKET)")->capture_default_str();
   app.add_option("--timeout", context.timeout_seconds, "Seconds to wait for an answer; 0 waits forever")
-      ->capture_default_str()->check(CLI::NonNegativeNumber);
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   AddRun(app, context);
   AddList(app, context);
   AddLogs(app, context);
@@ -43,7 +44,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     int code = app.exit(e);
-    return code == 0 ? 0 : 125;   // as docker: 125 for the command itself, 126 and 127 for what it should run
+    return code == 0 ? 0 : 125;  // as docker: 125 for the command itself, 126 and 127 for what it should run
   }
   auto code = context.action();
   if (!code) {

@@ -19,7 +19,8 @@ namespace berth::cli {
 namespace {
 
 struct RunOptions {
-  std::string image, name, hostname, network = "pod", user, working_dir, memory, cpus, pull = "missing", platform, entrypoint;
+  std::string image, name, hostname, network = "pod", user, working_dir, memory, cpus, pull = "missing", platform,
+                                     entrypoint;
   std::vector<std::string> command, env, publish, volumes, labels, add_caps, drop_caps, sysctls, dns;
   bool detach = false, remove = false, privileged = false, read_only = false, no_new_privileges = false, quiet = false;
   int64_t pids = 0, stop_grace = 10;
@@ -31,8 +32,9 @@ Result<uint64_t> ParseSize(const std::string& text, const char* option) {
   double value = std::strtod(text.c_str(), &end);
   std::string unit(end);
   std::transform(unit.begin(), unit.end(), unit.begin(), ::tolower);
-  static const std::map<std::string, double> kUnits = {{"", 1}, {"b", 1}, {"k", 1 << 10}, {"kb", 1 << 10}, {"m", 1 << 20},
-                                                       {"mb", 1 << 20}, {"g", 1 << 30}, {"gb", 1 << 30}};
+  static const std::map<std::string, double> kUnits = {{"", 1},         {"b", 1},       {"k", 1 << 10},
+                                                       {"kb", 1 << 10}, {"m", 1 << 20}, {"mb", 1 << 20},
+                                                       {"g", 1 << 30},  {"gb", 1 << 30}};
   auto it = kUnits.find(unit);
   if (end == text.c_str() || it == kUnits.end() || value <= 0)
     return Err(Code::kInvalidArgument, "{} {}: expected a size such as 64m or 1.5g", option, text);
@@ -54,9 +56,12 @@ Result<void> AddPort(const std::string& text, cri::PodSandboxConfig* config) {
   if (size_t slash = rest.rfind('/'); slash != rest.npos) {
     std::string protocol = rest.substr(slash + 1);
     rest.resize(slash);
-    if (protocol == "udp") port->set_protocol(cri::UDP);
-    else if (protocol == "sctp") port->set_protocol(cri::SCTP);
-    else if (protocol != "tcp") return Err(Code::kInvalidArgument, "--publish {}: protocol is tcp, udp or sctp", text);
+    if (protocol == "udp")
+      port->set_protocol(cri::UDP);
+    else if (protocol == "sctp")
+      port->set_protocol(cri::SCTP);
+    else if (protocol != "tcp")
+      return Err(Code::kInvalidArgument, "--publish {}: protocol is tcp, udp or sctp", text);
   }
   size_t last = rest.rfind(':');
   if (last == rest.npos)
@@ -77,8 +82,10 @@ Result<void> AddPort(const std::string& text, cri::PodSandboxConfig* config) {
 Result<void> AddVolume(const std::string& text, cri::ContainerConfig* config) {
   size_t first = text.find(':'), second = first == text.npos ? first : text.find(':', first + 1);
   std::string host = text.substr(0, first), mode = second == text.npos ? "" : text.substr(second + 1);
-  std::string inside = first == text.npos ? "" : text.substr(first + 1, second == text.npos ? second : second - first - 1);
-  if (host.empty() || inside.empty() || host[0] != '/' || inside[0] != '/' || (mode != "" && mode != "ro" && mode != "rw"))
+  std::string inside =
+      first == text.npos ? "" : text.substr(first + 1, second == text.npos ? second : second - first - 1);
+  if (host.empty() || inside.empty() || host[0] != '/' || inside[0] != '/' ||
+      (mode != "" && mode != "ro" && mode != "rw"))
     return Err(Code::kInvalidArgument, "--volume {}: expected /host/path:/container/path[:ro]", text);
   auto* mount = config->add_mounts();
   mount->set_host_path(host);
@@ -103,8 +110,10 @@ Result<cri::PodSandboxConfig> MakePod(const RunOptions& o, const std::string& ro
   (*config.mutable_labels())["berth.pod"] = o.name;
   auto* options = config.mutable_linux()->mutable_security_context()->mutable_namespace_options();
   options->set_pid(cri::CONTAINER);
-  if (o.network == "host") options->set_network(cri::NODE);
-  else config.set_hostname(o.hostname.empty() ? o.name : o.hostname);
+  if (o.network == "host")
+    options->set_network(cri::NODE);
+  else
+    config.set_hostname(o.hostname.empty() ? o.name : o.hostname);
   config.mutable_linux()->mutable_security_context()->set_privileged(o.privileged);
   for (const auto& port : o.publish) TRY(AddPort(port, &config));
   for (const auto& sysctl : o.sysctls) {
@@ -153,8 +162,10 @@ Result<cri::ContainerConfig> MakeContainer(const RunOptions& o, const std::strin
   if (!o.user.empty()) {
     std::string user = o.user.substr(0, o.user.find(':'));
     bool number = !user.empty() && std::all_of(user.begin(), user.end(), ::isdigit);
-    if (number) security->mutable_run_as_user()->set_value(std::stoll(user));
-    else security->set_run_as_username(user);
+    if (number)
+      security->mutable_run_as_user()->set_value(std::stoll(user));
+    else
+      security->set_run_as_username(user);
     if (size_t colon = o.user.find(':'); colon != o.user.npos) {
       std::string group = o.user.substr(colon + 1);
       if (group.empty() || !std::all_of(group.begin(), group.end(), ::isdigit))
@@ -163,7 +174,8 @@ Result<cri::ContainerConfig> MakeContainer(const RunOptions& o, const std::strin
     }
   }
   auto* resources = config.mutable_linux()->mutable_resources();
-  if (!o.memory.empty()) resources->set_memory_limit_in_bytes(static_cast<int64_t>(TRY(ParseSize(o.memory, "--memory"))));
+  if (!o.memory.empty())
+    resources->set_memory_limit_in_bytes(static_cast<int64_t>(TRY(ParseSize(o.memory, "--memory"))));
   if (!o.cpus.empty()) {
     double cpus = std::strtod(o.cpus.c_str(), nullptr);
     if (cpus < 0.01) return Err(Code::kInvalidArgument, "--cpus {}: expected a number such as 0.5 or 2", o.cpus);
@@ -179,7 +191,8 @@ Result<std::string> ImageId(const Client& client, const RunOptions& o) {
   auto found = TRY(Call(client, *client.images, &cri::ImageService::Stub::ImageStatus, request));
   if (found.has_image() && o.pull != "always") return found.image().id();
   if (o.pull == "never")
-    return Err(Code::kNotFound, "image {} is not in the store and --pull never was given; `berth pull {}` fetches it", o.image, o.image);
+    return Err(Code::kNotFound, "image {} is not in the store and --pull never was given; `berth pull {}` fetches it",
+               o.image, o.image);
   return PullWithProgress(client, o.image, o.platform, o.quiet);
 }
 
@@ -214,7 +227,9 @@ Result<int> Follow(const Client& client, const std::string& id, int64_t grace, i
         cri::StopContainerRequest request;
         request.set_container_id(id);
         request.set_timeout(time);
-        (void)Call(client, *client.runtime, &cri::RuntimeService::Stub::StopContainer, request, std::chrono::seconds(time + 60)).has_value();
+        (void)Call(client, *client.runtime, &cri::RuntimeService::Stub::StopContainer, request,
+                   std::chrono::seconds(time + 60))
+            .has_value();
       });
     }
     TRY(reader.ReadMore(sink));
@@ -244,7 +259,9 @@ Result<int> Run(const Context& context, RunOptions o) {
   cri::CreateContainerRequest create;
   *create.mutable_config() = TRY(MakeContainer(o, "pending"));
   if (FindPod(client, o.name))
-    return Err(Code::kAlreadyExists, "a pod named '{}' exists; choose another --name, or remove it with `berth rmp --force {}`", o.name, o.name);
+    return Err(Code::kAlreadyExists,
+               "a pod named '{}' exists; choose another --name, or remove it with `berth rmp --force {}`", o.name,
+               o.name);
   create.mutable_config()->mutable_image()->set_image(TRY(ImageId(client, o)));
 
   sigset_t signals;
@@ -287,12 +304,12 @@ Result<int> Run(const Context& context, RunOptions o) {
 
 void AddRun(CLI::App& app, Context& context) {
   auto o = std::make_shared<RunOptions>();
-  auto* run = app.add_subcommand(
-      "run",
-      "Makes a pod with one container of an image and runs it; exits with the container's code\n"
-      "  berth run --rm docker.io/library/busybox echo hello\n"
-      "  berth run -d --name web -p 8080:80 docker.io/library/nginx\n"
-      "What follows the image replaces the image's command.");
+  auto* run =
+      app.add_subcommand("run",
+                         "Makes a pod with one container of an image and runs it; exits with the container's code\n"
+                         "  berth run --rm docker.io/library/busybox echo hello\n"
+                         "  berth run -d --name web -p 8080:80 docker.io/library/nginx\n"
+                         "What follows the image replaces the image's command.");
   run->add_option("--name", o->name, "Name of pod and container; default: made up");
   run->add_flag("-d,--detach", o->detach, "Prints the container's id and leaves it running");
   run->add_flag("--rm", o->remove, "Removes the pod when the container has exited");
@@ -308,24 +325,27 @@ void AddRun(CLI::App& app, Context& context) {
   many("--sysctl", o->sysctls, "name=value of the pod's namespaces; repeatable");
   many("--dns", o->dns, "Name server for the pod; repeatable");
   run->add_option("--net,--network", o->network, "pod (an address of its own) or host")
-      ->check(CLI::IsMember({"pod", "host"}))->capture_default_str();
+      ->check(CLI::IsMember({"pod", "host"}))
+      ->capture_default_str();
   run->add_option("--hostname", o->hostname, "Host name inside; default: the pod's name");
   run->add_option("--entrypoint", o->entrypoint, "Program in place of the image's entrypoint");
   run->add_option("-u,--user", o->user, "User name or id, with :gid when wanted");
   run->add_option("-w,--workdir", o->working_dir, "Directory to start in");
   run->add_option("-m,--memory", o->memory, "Memory limit, e.g. 64m");
   run->add_option("--cpus", o->cpus, "CPU limit, e.g. 0.5");
-  run->add_option("--pull", o->pull, "missing, always or never")->check(CLI::IsMember({"missing", "always", "never"}))
+  run->add_option("--pull", o->pull, "missing, always or never")
+      ->check(CLI::IsMember({"missing", "always", "never"}))
       ->capture_default_str();
   run->add_option("--platform", o->platform, "os/architecture[/variant] to pull");
   run->add_option("--stop-timeout", o->stop_grace, "Seconds between the stop signal and SIGKILL on Ctrl-C")
-      ->check(CLI::NonNegativeNumber)->capture_default_str();
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   run->add_flag("--privileged", o->privileged, "All capabilities and devices, no seccomp, nothing masked");
   run->add_flag("--read-only", o->read_only, "Root filesystem read-only");
   run->add_flag("--no-new-privileges", o->no_new_privileges, "Set-uid programs gain nothing");
   run->add_flag("-q,--quiet", o->quiet, "No pull progress");
   run->add_option("image", o->image, "Reference or id of the image")->required();
-  run->prefix_command();   // what follows the image belongs to the container
+  run->prefix_command();  // what follows the image belongs to the container
   run->callback([=, &context] {
     o->command = run->remaining();
     context.action = [=, &context] { return Run(context, *o); };

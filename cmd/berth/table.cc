@@ -34,7 +34,8 @@ std::string HumanSize(uint64_t bytes) {
 
 std::string HumanAge(int64_t unix_nanos) {
   if (unix_nanos <= 0) return "never";
-  auto now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  auto now =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   int64_t seconds = std::max<int64_t>(0, now - unix_nanos / 1'000'000'000);
   auto say = [](int64_t n, const char* unit) { return fmt::format("{} {}{} ago", n, unit, n == 1 ? "" : "s"); };
   if (seconds < 60) return say(seconds, "second");
@@ -43,8 +44,6 @@ std::string HumanAge(int64_t unix_nanos) {
   return say(seconds / 86400, "day");
 }
 
-std::string ShortId(const std::string& id) {
-  return (id.starts_with("sha256:") ? id.substr(7) : id).substr(0, 12);
-}
+std::string ShortId(const std::string& id) { return (id.starts_with("sha256:") ? id.substr(7) : id).substr(0, 12); }
 
 }  // namespace berth::cli

@@ -75,8 +75,8 @@ struct BridgeSpec {
 // up. Errors: kFailedPrecondition when the name belongs to something that is no bridge, or has another address.
 Result<Link> EnsureBridge(Socket& host, const BridgeSpec& spec, const Deadline& until);
 
-// Takes the link down, and with it the bridge's port: from then on its addresses may be given to others. Leaving the bridge
-// as well would wait for a grace period of the kernel; the link does that when it dies. Missing is success.
+// Takes the link down, and with it the bridge's port: from then on its addresses may be given to others. Leaving the
+// bridge as well would wait for a grace period of the kernel; the link does that when it dies. Missing is success.
 Result<void> Unplug(Socket& host, const std::string& name, const Deadline& until);
 // Removes the links for good, all in one wait of the kernel (about 20 ms). Missing is success.
 Result<void> DeleteLinks(Socket& host, const std::vector<int>& indexes, const Deadline& until);

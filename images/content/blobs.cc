@@ -49,7 +49,8 @@ Result<void> Blobs::Put(const Digest& digest, std::string_view bytes) {
 
 Result<std::string> Blobs::Get(const Digest& digest) const {
   std::string bytes = TRY_CTX(ReadFile(Path(digest), kMaxConfig), "document {}", digest);
-  if (Digest::Of(bytes) != digest) return Err(Code::kDataLoss, "document {}: the file {} is damaged", digest, Path(digest));
+  if (Digest::Of(bytes) != digest)
+    return Err(Code::kDataLoss, "document {}: the file {} is damaged", digest, Path(digest));
   return bytes;
 }
 
@@ -62,8 +63,10 @@ Result<std::vector<Digest>> Blobs::List() const {
   std::vector<Digest> out;
   for (const std::string& name : TRY(Names(root_ + "/blobs/sha256"))) {
     auto digest = Digest::Parse("sha256:" + name);
-    if (digest) out.push_back(*digest);
-    else TRY(Unlink(root_ + "/blobs/sha256/" + name));   // a write that a crash cut short
+    if (digest)
+      out.push_back(*digest);
+    else
+      TRY(Unlink(root_ + "/blobs/sha256/" + name));  // a write that a crash cut short
   }
   return out;
 }
@@ -156,12 +159,13 @@ Result<void> Download::Work(const Fetch& fetch, const Deadline& until) {
   struct stat st;
   if (::fstat(fd, &st) != 0) return SysErr("stat {}", path);
   uint64_t at = static_cast<uint64_t>(st.st_size);
-  if (at > size_) {   // not the blob that it claims to be a part of
+  if (at > size_) {  // not the blob that it claims to be a part of
     if (::ftruncate(fd, 0) != 0) return SysErr("truncate {}", path);
     at = 0;
   }
   // Finds out now whether the rest fits; the length stays what has really arrived.
-  if (size_ > at && ::fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at), static_cast<off_t>(size_ - at)) != 0 && errno != EOPNOTSUPP)
+  if (size_ > at && ::fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at), static_cast<off_t>(size_ - at)) != 0 &&
+      errno != EOPNOTSUPP)
     return SysErr("reserve {} bytes in {}", size_ - at, path);
 
   Hasher hasher;
@@ -197,7 +201,7 @@ Result<void> Download::Work(const Fetch& fetch, const Deadline& until) {
     };
     auto fetched = fetch(at, sink);
     if (!fetched) {
-      (void)!::ftruncate(fd, static_cast<off_t>(at));   // gives back what was reserved for the rest
+      (void)!::ftruncate(fd, static_cast<off_t>(at));  // gives back what was reserved for the rest
       return fetched;
     }
   }
@@ -206,7 +210,8 @@ Result<void> Download::Work(const Fetch& fetch, const Deadline& until) {
   return {};
 }
 
-Result<size_t> Download::ReadAt(uint64_t offset, std::span<char> into, const Deadline& until, const Idle& while_waiting) {
+Result<size_t> Download::ReadAt(uint64_t offset, std::span<char> into, const Deadline& until,
+                                const Idle& while_waiting) {
   std::shared_ptr<unique_fd> file;
   uint64_t have = 0;
   while (!file) {
@@ -224,7 +229,8 @@ Result<size_t> Download::ReadAt(uint64_t offset, std::span<char> into, const Dea
     while_waiting();
   }
   while (true) {
-    ssize_t n = ::pread(file->get(), into.data(), std::min<uint64_t>(into.size(), have - offset), static_cast<off_t>(offset));
+    ssize_t n =
+        ::pread(file->get(), into.data(), std::min<uint64_t>(into.size(), have - offset), static_cast<off_t>(offset));
     if (n > 0) return static_cast<size_t>(n);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return SysErr("read {}", blobs_.IngestPath(digest_));

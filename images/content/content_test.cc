@@ -73,7 +73,12 @@ TEST(Inflater, HostileBytesAreAnErrorOrBytes) {
     }
   EXPECT_FALSE(Inflate(Gzip(text) + "junk after", 100).has_value());
   EXPECT_EQ(Inflate("BZh91AY&SY", 4).error().code, Code::kUnimplemented);
-  EXPECT_EQ(Inflate("\xfd" "7zXZ\x00\x00", 4).error().code, Code::kUnimplemented);
+  EXPECT_EQ(Inflate("\xfd"
+                    "7zXZ\x00\x00",
+                    4)
+                .error()
+                .code,
+            Code::kUnimplemented);
 }
 
 TEST(Inflater, SinkErrorsComeThrough) {

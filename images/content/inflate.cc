@@ -7,7 +7,7 @@ namespace berth::images {
 namespace {
 
 constexpr size_t kOut = 256 << 10;
-constexpr size_t kHead = 6;   // enough for every signature below
+constexpr size_t kHead = 6;  // enough for every signature below
 
 }  // namespace
 
@@ -58,7 +58,7 @@ class Inflater::Gzip : public Format {
       size_t got = out_.size() - state_.avail_out;
       if (rc < 0) return Err(Code::kInvalidArgument, "malformed gzip data: {}", Reason(rc));
       if (got > 0) TRY(sink(std::string_view(out_.data(), got)));
-      more_ = state_.avail_out == 0;   // then there may be output left although the input is used up
+      more_ = state_.avail_out == 0;  // then there may be output left although the input is used up
       if (state_.block_state == ISAL_BLOCK_FINISH) {
         between_ = true;
         more_ = false;
@@ -80,13 +80,20 @@ class Inflater::Gzip : public Format {
   }
   static const char* Reason(int rc) {
     switch (rc) {
-      case ISAL_INVALID_BLOCK: return "invalid block";
-      case ISAL_INVALID_SYMBOL: return "invalid symbol";
-      case ISAL_INVALID_LOOKBACK: return "invalid lookback distance";
-      case ISAL_INVALID_WRAPPER: return "invalid header";
-      case ISAL_UNSUPPORTED_METHOD: return "unknown method";
-      case ISAL_INCORRECT_CHECKSUM: return "checksum mismatch";
-      default: return "invalid data";
+      case ISAL_INVALID_BLOCK:
+        return "invalid block";
+      case ISAL_INVALID_SYMBOL:
+        return "invalid symbol";
+      case ISAL_INVALID_LOOKBACK:
+        return "invalid lookback distance";
+      case ISAL_INVALID_WRAPPER:
+        return "invalid header";
+      case ISAL_UNSUPPORTED_METHOD:
+        return "unknown method";
+      case ISAL_INCORRECT_CHECKSUM:
+        return "checksum mismatch";
+      default:
+        return "invalid data";
     }
   }
   inflate_state state_;
@@ -121,7 +128,7 @@ class Inflater::Zstd : public Format {
  private:
   std::unique_ptr<ZSTD_DStream, size_t (*)(ZSTD_DStream*)> stream_;
   std::vector<char> out_;
-  size_t left_ = 0;   // what the decoder still wants of the current frame
+  size_t left_ = 0;  // what the decoder still wants of the current frame
 };
 
 Inflater::Inflater(Sink sink) : sink_(std::move(sink)) {}
@@ -134,11 +141,14 @@ Result<void> Inflater::Detect() {
   if (head.starts_with("\x1f\x8b"sv)) {
     kind_ = Compression::kGzip;
     format_ = std::make_unique<Gzip>();
-  } else if (head.starts_with("\x28\xb5\x2f\xfd"sv) || (head.size() >= 4 && (head[0] & 0xf0) == 0x50 && head.substr(1, 3) == "\x2a\x4d\x18"sv)) {
+  } else if (head.starts_with("\x28\xb5\x2f\xfd"sv) ||
+             (head.size() >= 4 && (head[0] & 0xf0) == 0x50 && head.substr(1, 3) == "\x2a\x4d\x18"sv)) {
     kind_ = Compression::kZstd;
     format_ = std::make_unique<Zstd>();
-  } else if (head.starts_with("BZh"sv) || head.starts_with("\xfd" "7zXZ"sv)) {
-    return Err(Code::kUnimplemented, "compressed with {}; gzip, zstd and none are known", head[0] == 'B' ? "bzip2" : "xz");
+  } else if (head.starts_with("BZh"sv) || head.starts_with("\xfd"
+                                                           "7zXZ"sv)) {
+    return Err(Code::kUnimplemented, "compressed with {}; gzip, zstd and none are known",
+               head[0] == 'B' ? "bzip2" : "xz");
   } else {
     format_ = std::make_unique<Plain>();
   }

@@ -1,8 +1,9 @@
 #pragma once
 // Layers arrive compressed in one of a few ways; this finds out which from the first bytes and passes the content on.
 //
-// gzip by ISA-L (several members allowed, as gzip writes them when files are joined), zstd (several frames, skippable ones
-// too), or nothing. The media type is not asked: registries and builders get it wrong. Memory does not grow with the content.
+// gzip by ISA-L (several members allowed, as gzip writes them when files are joined), zstd (several frames, skippable
+// ones too), or nothing. The media type is not asked: registries and builders get it wrong. Memory does not grow with
+// the content.
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,7 +15,7 @@ namespace berth::images {
 
 enum class Compression { kNone, kGzip, kZstd };
 
-class Inflater {   // one thread at a time
+class Inflater {  // one thread at a time
  public:
   using Sink = std::function<Result<void>(std::string_view)>;
   explicit Inflater(Sink sink);
@@ -23,7 +24,7 @@ class Inflater {   // one thread at a time
   Result<void> Feed(std::string_view bytes);
   // kInvalidArgument when the data ends in the middle.
   Result<void> Finish();
-  Compression kind() const;   // after Finish, or once four bytes have been fed
+  Compression kind() const;  // after Finish, or once four bytes have been fed
 
  private:
   class Format;

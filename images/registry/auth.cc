@@ -7,7 +7,7 @@ namespace berth::images {
 namespace {
 
 constexpr size_t kMaxTokenAnswer = 1 << 20;
-constexpr std::chrono::seconds kDefaultLife{60};   // the token page's default for a missing expires_in
+constexpr std::chrono::seconds kDefaultLife{60};  // the token page's default for a missing expires_in
 constexpr size_t kMaxCached = 512;
 
 struct WireToken {
@@ -30,8 +30,10 @@ std::string Lower(std::string_view text) {
 std::string EscapeQuery(std::string_view text) {
   std::string out;
   for (unsigned char c : text) {
-    if (std::isalnum(c) || c == '-' || c == '.' || c == '_' || c == '~') out += static_cast<char>(c);
-    else out += fmt::format("%{:02X}", c);
+    if (std::isalnum(c) || c == '-' || c == '.' || c == '_' || c == '~')
+      out += static_cast<char>(c);
+    else
+      out += fmt::format("%{:02X}", c);
   }
   return out;
 }
@@ -83,13 +85,13 @@ std::vector<Challenge> ParseChallenges(std::string_view header) {
   for (in.Commas(); !in.done(); in.Commas()) {
     size_t from = in.at();
     std::string_view word = in.Token();
-    if (word.empty()) {   // token68 padding or noise
+    if (word.empty()) {  // token68 padding or noise
       in.SkipOne();
       continue;
     }
     size_t after = in.at();
     in.Blanks();
-    if (in.Take('=')) {   // a parameter of the challenge before it
+    if (in.Take('=')) {  // a parameter of the challenge before it
       in.Blanks();
       std::string value = in.Value();
       if (!out.empty()) out.back().params.try_emplace(Lower(word), std::move(value));
@@ -117,13 +119,14 @@ std::string EncodeBase64(std::string_view bytes) {
 std::string Fingerprint(const Credentials& credentials) {
   if (credentials.empty()) return "";
   std::string all;
-  for (const std::string* part : {&credentials.username, &credentials.password.Reveal(), &credentials.identity_token.Reveal(), &credentials.registry_token.Reveal()})
+  for (const std::string* part : {&credentials.username, &credentials.password.Reveal(),
+                                  &credentials.identity_token.Reveal(), &credentials.registry_token.Reveal()})
     all += fmt::format("{}:{}", part->size(), *part);
   return Digest::Of(all).hex();
 }
 
-Result<std::string> TokenCache::Answer(const std::vector<Challenge>& challenges, const Credentials& credentials, const Wanted& wanted,
-                                       const Deadline& until) {
+Result<std::string> TokenCache::Answer(const std::vector<Challenge>& challenges, const Credentials& credentials,
+                                       const Wanted& wanted, const Deadline& until) {
   if (!credentials.registry_token.empty()) return "Bearer " + credentials.registry_token.Reveal();
   const Challenge* bearer = nullptr;
   const Challenge* basic = nullptr;
@@ -142,7 +145,8 @@ Result<std::string> TokenCache::Answer(const std::vector<Challenge>& challenges,
     {
       std::lock_guard lock(mutex_);
       auto it = tokens_.find(key);
-      if (it != tokens_.end() && it->second.expires > std::chrono::steady_clock::now()) return "Bearer " + it->second.value;
+      if (it != tokens_.end() && it->second.expires > std::chrono::steady_clock::now())
+        return "Bearer " + it->second.value;
     }
     Token token = TRY(Fetch(*bearer, scope, credentials, wanted, until));
     std::string header = "Bearer " + token.value;
@@ -158,7 +162,8 @@ Result<std::string> TokenCache::Answer(const std::vector<Challenge>& challenges,
   }
   std::string offered;
   for (const Challenge& c : challenges) offered += (offered.empty() ? "" : ", ") + c.scheme;
-  return Err(Code::kUnauthenticated, "the registry asks for an authentication that is not known here: {}", offered.empty() ? "it does not say which" : offered);
+  return Err(Code::kUnauthenticated, "the registry asks for an authentication that is not known here: {}",
+             offered.empty() ? "it does not say which" : offered);
 }
 
 void TokenCache::Forget(const std::string& authorization) {
@@ -166,7 +171,8 @@ void TokenCache::Forget(const std::string& authorization) {
   std::erase_if(tokens_, [&](const auto& entry) { return "Bearer " + entry.second.value == authorization; });
 }
 
-Result<TokenCache::Token> TokenCache::Fetch(const Challenge& challenge, const std::string& scope, const Credentials& credentials, const Wanted& wanted,
+Result<TokenCache::Token> TokenCache::Fetch(const Challenge& challenge, const std::string& scope,
+                                            const Credentials& credentials, const Wanted& wanted,
                                             const Deadline& until) {
   auto realm = challenge.params.find("realm");
   if (realm == challenge.params.end() || realm->second.empty())
@@ -175,7 +181,8 @@ Result<TokenCache::Token> TokenCache::Fetch(const Challenge& challenge, const st
   request.url = TRY_CTX(Url::Parse(realm->second), "the registry's token service");
   request.tls = wanted.tls;
   if (!credentials.empty() && request.url.scheme == "http" && !wanted.plain_http && !IsLoopbackHost(request.url.host))
-    return Err(Code::kUnauthenticated, "token service {} is not encrypted; credentials are not sent there", request.url.Origin());
+    return Err(Code::kUnauthenticated, "token service {} is not encrypted; credentials are not sent there",
+               request.url.Origin());
   auto service = challenge.params.find("service");
   std::string service_name = service == challenge.params.end() ? "" : service->second;
   std::string form;
@@ -202,7 +209,8 @@ Result<TokenCache::Token> TokenCache::Fetch(const Challenge& challenge, const st
     }
     if (!credentials.username.empty()) {
       add("account", credentials.username);
-      request.headers.emplace_back("Authorization", "Basic " + EncodeBase64(credentials.username + ":" + credentials.password.Reveal()));
+      request.headers.emplace_back("Authorization",
+                                   "Basic " + EncodeBase64(credentials.username + ":" + credentials.password.Reveal()));
     }
     request.url.target += (request.url.target.find('?') == std::string::npos ? "?" : "&") + form;
   }
@@ -215,14 +223,16 @@ Result<TokenCache::Token> TokenCache::Fetch(const Challenge& challenge, const st
     return Err(Code::kUnauthenticated, "{} refused {} (HTTP {})", what,
                credentials.empty() ? "to give a token without credentials" : "the credentials", status);
   if (status != 200)
-    return Err(status >= 500 || status == 429 ? Code::kUnavailable : Code::kUnauthenticated, "{} answered HTTP {}", what, status);
+    return Err(status >= 500 || status == 429 ? Code::kUnavailable : Code::kUnauthenticated, "{} answered HTTP {}",
+               what, status);
   std::string body = TRY(ReadBody(*response, kMaxTokenAnswer, what, until));
   auto wire = TRY(json::Parse<WireToken>(body, what));
   Token token;
   token.value = wire.token.empty() ? wire.access_token : wire.token;
   bool printable = std::all_of(token.value.begin(), token.value.end(), [](char c) { return c > 0x20 && c < 0x7f; });
   if (token.value.empty() || !printable) return Err(Code::kUnauthenticated, "{} answered without a usable token", what);
-  auto life = wire.expires_in && *wire.expires_in > 0 ? std::chrono::seconds(std::min<int64_t>(*wire.expires_in, 86400)) : kDefaultLife;
+  auto life = wire.expires_in && *wire.expires_in > 0 ? std::chrono::seconds(std::min<int64_t>(*wire.expires_in, 86400))
+                                                      : kDefaultLife;
   // Ends early, so that a token does not die on its way; short-lived ones still get half their life.
   token.expires = std::chrono::steady_clock::now() + std::max(life - std::chrono::seconds(10), life / 2);
   return token;

@@ -9,7 +9,7 @@ namespace {
 constexpr int kMaxRedirects = 5;
 constexpr size_t kMaxErrorBody = 64 << 10;
 constexpr std::chrono::milliseconds kLongestPause{30'000};
-constexpr uint64_t kProgress = 256 << 10;   // so much of a blob makes a broken connection worth another full round
+constexpr uint64_t kProgress = 256 << 10;  // so much of a blob makes a broken connection worth another full round
 constexpr size_t kChunk = 256 << 10;
 
 struct WireError {
@@ -32,7 +32,8 @@ std::string RegistryText(std::string_view body) {
       out += e.message.empty() ? e.code : e.message;
     }
   if (out.size() > 300) out.resize(300);
-  std::replace_if(out.begin(), out.end(), [](unsigned char c) { return c < 0x20 || c >= 0x7f; }, '?');
+  std::replace_if(
+      out.begin(), out.end(), [](unsigned char c) { return c < 0x20 || c >= 0x7f; }, '?');
   return out;
 }
 
@@ -48,8 +49,10 @@ void Drain(HttpResponse& response, const Deadline& until) {
 }
 
 std::chrono::milliseconds RetryAfter(const HttpResponse& response) {
-  std::string text = response.Header("Retry-After");   // the date form is rare and not worth a clock comparison
-  if (text.empty() || text.size() > 6 || !std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); })) return {};
+  std::string text = response.Header("Retry-After");  // the date form is rare and not worth a clock comparison
+  if (text.empty() || text.size() > 6 ||
+      !std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); }))
+    return {};
   return std::min(std::chrono::milliseconds(std::stol(text) * 1000), kLongestPause);
 }
 
@@ -95,7 +98,7 @@ Result<std::unique_ptr<Repository>> RegistryClient::Open(const Reference& refere
     place->authority = url->Authority();
     place->path_prefix = url->target;
     while (place->path_prefix.ends_with('/')) place->path_prefix.pop_back();
-    place->query = "?ns=" + reference.domain;   // lets one mirror stand in for several registries
+    place->query = "?ns=" + reference.domain;  // lets one mirror stand in for several registries
     place->plain_http = url->scheme == "http";
     const RegistryOptions* own = options_of(place->authority);
     place->tls = own != nullptr ? TlsOptions{own->skip_verify, own->ca_file} : TlsOptions{false, options->ca_file};
@@ -124,7 +127,8 @@ Result<bool> RegistryClient::UsesTls(const std::string& authority, const Deadlin
   }
   auto https = TRY(Url::Parse("https://" + authority));
   auto answer = transport_.SpeaksTls(https, until);
-  if (!answer && answer.error().code == Code::kUnavailable && https.Authority() != authority + ":443" && https.port == "443") {
+  if (!answer && answer.error().code == Code::kUnavailable && https.Authority() != authority + ":443" &&
+      https.port == "443") {
     // No port in the name: 443 is closed, 80 may be open.
     auto http = TRY(Url::Parse("http://" + authority));
     if (http.port == "80") answer = false;
@@ -153,8 +157,9 @@ Result<Url> Repository::UrlOf(Place& place, const Ask& ask, const Deadline& unti
   return Url::Parse(fmt::format("{}{}/v2/{}/{}{}", base, place.path_prefix, reference_.path, ask.suffix, place.query));
 }
 
-Result<std::unique_ptr<HttpResponse>> Repository::Follow(const Place& place, const Url& start, const Ask& ask, const std::string& authorization,
-                                                         bool& own, const Deadline& until) {
+Result<std::unique_ptr<HttpResponse>> Repository::Follow(const Place& place, const Url& start, const Ask& ask,
+                                                         const std::string& authorization, bool& own,
+                                                         const Deadline& until) {
   Url url = start;
   own = true;
   for (int hop = 0; hop <= kMaxRedirects; ++hop) {
@@ -166,20 +171,24 @@ Result<std::unique_ptr<HttpResponse>> Repository::Follow(const Place& place, con
     if (own && !authorization.empty()) request.headers.emplace_back("Authorization", authorization);
     if (ask.offset > 0) request.headers.emplace_back("Range", fmt::format("bytes={}-", ask.offset));
     auto options = client_.registries_.find(url.Authority());
-    request.tls = own || options == client_.registries_.end() ? place.tls : TlsOptions{options->second.skip_verify, options->second.ca_file};
+    request.tls = own || options == client_.registries_.end()
+                      ? place.tls
+                      : TlsOptions{options->second.skip_verify, options->second.ca_file};
     auto response = TRY(client_.transport_.Send(request, until));
     if (!Redirects(response->status())) return response;
     Url next = TRY_CTX(url.Resolve(response->Header("Location")), "{} redirects", url.Origin());
     if (url.scheme == "https" && next.scheme == "http" && !IsLoopbackHost(next.host))
-      return Err(Code::kFailedPrecondition, "{} redirects from TLS to plain HTTP at {}; that is not followed", url.Origin(), next.Origin());
+      return Err(Code::kFailedPrecondition, "{} redirects from TLS to plain HTTP at {}; that is not followed",
+                 url.Origin(), next.Origin());
     Drain(*response, until);
-    own = own && next.Origin() == start.Origin();   // once gone elsewhere, credentials do not come back either
+    own = own && next.Origin() == start.Origin();  // once gone elsewhere, credentials do not come back either
     url = std::move(next);
   }
   return Err(Code::kFailedPrecondition, "{} redirects more than {} times", start.Origin(), kMaxRedirects);
 }
 
-Result<std::unique_ptr<HttpResponse>> Repository::Request(Place& place, const Ask& ask, Again& again, const Deadline& until) {
+Result<std::unique_ptr<HttpResponse>> Repository::Request(Place& place, const Ask& ask, Again& again,
+                                                          const Deadline& until) {
   static const Credentials kNone;
   const Credentials& credentials = place.own ? credentials_ : kNone;
   auto attempt = [&]() -> Result<std::unique_ptr<HttpResponse>> {
@@ -198,12 +207,14 @@ Result<std::unique_ptr<HttpResponse>> Repository::Request(Place& place, const As
       if (response->status() != 401) return response;
       if (!own) return Refusal(place, ask, *response, again, until);
       auto challenges = ParseChallenges(response->Header("WWW-Authenticate"));
-      if (round == 2 || (round > 0 && authorization.starts_with("Basic "))) return Refusal(place, ask, *response, again, until);
+      if (round == 2 || (round > 0 && authorization.starts_with("Basic ")))
+        return Refusal(place, ask, *response, again, until);
       Drain(*response, until);
       client_.tokens_.Forget(authorization);
       auto next = client_.tokens_.Answer(challenges, credentials, wanted, until);
       if (!next) return Wrap(std::move(next).error(), "{}: {}", place.name, reference_.repository());
-      if (*next == authorization) return Err(Code::kUnauthenticated, "{}: {}: the credentials were refused", place.name, reference_.repository());
+      if (*next == authorization)
+        return Err(Code::kUnauthenticated, "{}: {}: the credentials were refused", place.name, reference_.repository());
       authorization = std::move(*next);
       std::lock_guard lock(mutex_);
       place.authorization = authorization;
@@ -214,7 +225,8 @@ Result<std::unique_ptr<HttpResponse>> Repository::Request(Place& place, const As
   return response;
 }
 
-std::unexpected<Error> Repository::Refusal(const Place& place, const Ask& ask, HttpResponse& response, Again& again, const Deadline& until) {
+std::unexpected<Error> Repository::Refusal(const Place& place, const Ask& ask, HttpResponse& response, Again& again,
+                                           const Deadline& until) {
   int status = response.status();
   auto body = ask.method == "HEAD" ? Result<std::string>("") : ReadBody(response, kMaxErrorBody, "error", until);
   std::string said = body ? RegistryText(*body) : "";
@@ -224,13 +236,18 @@ std::unexpected<Error> Repository::Refusal(const Place& place, const Ask& ask, H
   switch (status) {
     case 401:
       return Err(Code::kUnauthenticated, "{}: {}{}", what,
-                 place.own && !credentials_.empty() ? "the credentials were refused" : "there is no such image, or it needs credentials", tail);
-    case 403: return Err(Code::kPermissionDenied, "{}: the registry forbids it{}", what, tail);
-    case 404: return Err(Code::kNotFound, "{}: not found{}", what, tail);
+                 place.own && !credentials_.empty() ? "the credentials were refused"
+                                                    : "there is no such image, or it needs credentials",
+                 tail);
+    case 403:
+      return Err(Code::kPermissionDenied, "{}: the registry forbids it{}", what, tail);
+    case 404:
+      return Err(Code::kNotFound, "{}: not found{}", what, tail);
     case 429:
       again.worthwhile = true;
       return Err(Code::kResourceExhausted, "{}: the registry's rate limit is reached{}", what, tail);
-    default: break;
+    default:
+      break;
   }
   if (status >= 500 || status == 408) {
     again.worthwhile = status != 501;
@@ -277,7 +294,8 @@ Result<void> Repository::Everywhere(const Use& use, const bool& stop, const Dead
       std::lock_guard lock(mutex_);
       place.dead = true;
     }
-    log::Debug("mirror.passed_over", {{"mirror", place.base}, {"image", reference_.Canonical()}, {"error", done.error()}});
+    log::Debug("mirror.passed_over",
+               {{"mirror", place.base}, {"image", reference_.Canonical()}, {"error", done.error()}});
     passed += (passed.empty() ? "" : "; ") + done.error().what;
   }
 }
@@ -296,14 +314,16 @@ bool Repository::DistrustMirrors() {
 Result<std::optional<Digest>> Repository::ResolveTag(const std::string& tag, const Deadline& until) {
   std::optional<Digest> found;
   Ask ask{"HEAD", "manifests/" + tag, std::string(media::kAccept), 0};
-  TRY(Everywhere([&](Place& place, Again& again) -> Result<void> {
-    auto response = TRY(Request(place, ask, again, until));
-    // The GET that follows a failed HEAD brings the registry's own words.
-    if (response->status() != 200) return place.own ? Result<void>() : Refusal(place, ask, *response, again, until);
-    if (auto digest = Digest::Parse(response->Header("Docker-Content-Digest"))) found = *digest;
-    Drain(*response, until);
-    return {};
-  }, false, until));
+  TRY(Everywhere(
+      [&](Place& place, Again& again) -> Result<void> {
+        auto response = TRY(Request(place, ask, again, until));
+        // The GET that follows a failed HEAD brings the registry's own words.
+        if (response->status() != 200) return place.own ? Result<void>() : Refusal(place, ask, *response, again, until);
+        if (auto digest = Digest::Parse(response->Header("Docker-Content-Digest"))) found = *digest;
+        Drain(*response, until);
+        return {};
+      },
+      false, until));
   return found;
 }
 
@@ -311,71 +331,80 @@ Result<FetchedManifest> Repository::GetManifest(const std::string& tag_or_digest
   FetchedManifest out;
   Ask ask{"GET", "manifests/" + tag_or_digest, std::string(media::kAccept), 0};
   bool by_digest = tag_or_digest.find(':') != std::string::npos;
-  TRY(Everywhere([&](Place& place, Again& again) -> Result<void> {
-    auto response = TRY(Request(place, ask, again, until));
-    if (response->status() != 200) return Refusal(place, ask, *response, again, until);
-    std::string what = fmt::format("{}: {}: {}", place.name, reference_.repository(), ask.suffix);
-    auto body = ReadBody(*response, kMaxManifest, what, until);
-    if (!body) {
-      again.worthwhile = body.error().code == Code::kUnavailable;
-      return std::unexpected(std::move(body).error());
-    }
-    out.digest = Digest::Of(*body);
-    if (by_digest && out.digest.str() != tag_or_digest)
-      return Err(Code::kDataLoss, "{}: the bytes that came hash to {}", what, out.digest);
-    auto claimed = Digest::Parse(response->Header("Docker-Content-Digest"));
-    if (claimed && *claimed != out.digest)
-      return Err(Code::kDataLoss, "{}: the registry announced {} but the bytes hash to {}", what, *claimed, out.digest);
-    out.media_type = response->Header("Content-Type");
-    out.bytes = std::move(*body);
-    return {};
-  }, false, until));
+  TRY(Everywhere(
+      [&](Place& place, Again& again) -> Result<void> {
+        auto response = TRY(Request(place, ask, again, until));
+        if (response->status() != 200) return Refusal(place, ask, *response, again, until);
+        std::string what = fmt::format("{}: {}: {}", place.name, reference_.repository(), ask.suffix);
+        auto body = ReadBody(*response, kMaxManifest, what, until);
+        if (!body) {
+          again.worthwhile = body.error().code == Code::kUnavailable;
+          return std::unexpected(std::move(body).error());
+        }
+        out.digest = Digest::Of(*body);
+        if (by_digest && out.digest.str() != tag_or_digest)
+          return Err(Code::kDataLoss, "{}: the bytes that came hash to {}", what, out.digest);
+        auto claimed = Digest::Parse(response->Header("Docker-Content-Digest"));
+        if (claimed && *claimed != out.digest)
+          return Err(Code::kDataLoss, "{}: the registry announced {} but the bytes hash to {}", what, *claimed,
+                     out.digest);
+        out.media_type = response->Header("Content-Type");
+        out.bytes = std::move(*body);
+        return {};
+      },
+      false, until));
   return out;
 }
 
-Result<void> Repository::GetBlob(const Digest& digest, uint64_t size, uint64_t offset, const Sink& sink, const Deadline& until) {
-  bool stop = false;   // the sink failed: no other place would change that
+Result<void> Repository::GetBlob(const Digest& digest, uint64_t size, uint64_t offset, const Sink& sink,
+                                 const Deadline& until) {
+  bool stop = false;  // the sink failed: no other place would change that
   std::vector<char> chunk(kChunk);
-  return Everywhere([&](Place& place, Again& again) -> Result<void> {
-    if (offset >= size && size > 0) return {};
-    Ask ask{"GET", "blobs/" + digest.str(), "", offset};
-    auto response = TRY(Request(place, ask, again, until));
-    std::string what = fmt::format("{}: {}: {}", place.name, reference_.repository(), ask.suffix);
-    uint64_t skip = 0;
-    if (response->status() == 206) {
-      if (RangeStart(response->Header("Content-Range")) != offset)
-        return Err(Code::kDataLoss, "{}: asked from byte {}, answered with {}", what, offset, response->Header("Content-Range"));
-    } else if (response->status() == 200) {
-      skip = offset;   // ranges are not its thing
-    } else {
-      return Refusal(place, ask, *response, again, until);
-    }
-    const uint64_t from = offset;
-    while (true) {
-      auto n = response->Read(chunk, until);
-      if (!n) {
-        again.worthwhile = n.error().code == Code::kUnavailable;
-        again.progress = offset - from >= kProgress;
-        return Wrap(std::move(n).error(), "{}: after {} of {} bytes", what, offset, size);
-      }
-      if (*n == 0) break;
-      std::string_view bytes(chunk.data(), *n);
-      size_t drop = std::min<uint64_t>(skip, bytes.size());
-      skip -= drop;
-      bytes.remove_prefix(drop);
-      if (bytes.size() > size - offset)
-        return Err(Code::kDataLoss, "{}: it is longer than the {} bytes that the manifest says", what, size);
-      if (bytes.empty()) continue;
-      auto taken = sink(bytes);
-      if (!taken) {
-        stop = true;
-        return taken;
-      }
-      offset += bytes.size();
-    }
-    if (offset < size) return Err(Code::kDataLoss, "{}: it ends after {} of the {} bytes that the manifest says", what, offset, size);
-    return {};
-  }, stop, until);
+  return Everywhere(
+      [&](Place& place, Again& again) -> Result<void> {
+        if (offset >= size && size > 0) return {};
+        Ask ask{"GET", "blobs/" + digest.str(), "", offset};
+        auto response = TRY(Request(place, ask, again, until));
+        std::string what = fmt::format("{}: {}: {}", place.name, reference_.repository(), ask.suffix);
+        uint64_t skip = 0;
+        if (response->status() == 206) {
+          if (RangeStart(response->Header("Content-Range")) != offset)
+            return Err(Code::kDataLoss, "{}: asked from byte {}, answered with {}", what, offset,
+                       response->Header("Content-Range"));
+        } else if (response->status() == 200) {
+          skip = offset;  // ranges are not its thing
+        } else {
+          return Refusal(place, ask, *response, again, until);
+        }
+        const uint64_t from = offset;
+        while (true) {
+          auto n = response->Read(chunk, until);
+          if (!n) {
+            again.worthwhile = n.error().code == Code::kUnavailable;
+            again.progress = offset - from >= kProgress;
+            return Wrap(std::move(n).error(), "{}: after {} of {} bytes", what, offset, size);
+          }
+          if (*n == 0) break;
+          std::string_view bytes(chunk.data(), *n);
+          size_t drop = std::min<uint64_t>(skip, bytes.size());
+          skip -= drop;
+          bytes.remove_prefix(drop);
+          if (bytes.size() > size - offset)
+            return Err(Code::kDataLoss, "{}: it is longer than the {} bytes that the manifest says", what, size);
+          if (bytes.empty()) continue;
+          auto taken = sink(bytes);
+          if (!taken) {
+            stop = true;
+            return taken;
+          }
+          offset += bytes.size();
+        }
+        if (offset < size)
+          return Err(Code::kDataLoss, "{}: it ends after {} of the {} bytes that the manifest says", what, offset,
+                     size);
+        return {};
+      },
+      stop, until);
 }
 
 }  // namespace berth::images

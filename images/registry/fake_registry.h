@@ -1,6 +1,6 @@
 #pragma once
-// For tests: registries in memory, behind the Transport seam. Any host answers what Put said; ranges work; faults can be
-// arranged per request.
+// For tests: registries in memory, behind the Transport seam. Any host answers what Put said; ranges work; faults can
+// be arranged per request.
 #include <map>
 #include <mutex>
 #include <set>
@@ -15,8 +15,8 @@ struct FakeAnswer {
   int status = 200;
   std::map<std::string, std::string> headers;
   std::string body;
-  size_t cut = std::string::npos;   // the connection breaks after so many bytes of the body
-  std::function<void()> before_body;   // called before the first byte is given out
+  size_t cut = std::string::npos;     // the connection breaks after so many bytes of the body
+  std::function<void()> before_body;  // called before the first byte is given out
 };
 
 class FakeResponse : public HttpResponse {
@@ -66,7 +66,8 @@ class FakeRegistry : public Transport {
       hook = hook_;
       std::string plain = seen.url.substr(0, seen.url.find('?'));
       if (auto it = answers_.find(plain); it != answers_.end()) answer = it->second;
-      if (unreachable_.contains(request.url.Origin())) return Err(Code::kUnavailable, "connect to {}: connection refused", request.url.Origin());
+      if (unreachable_.contains(request.url.Origin()))
+        return Err(Code::kUnavailable, "connect to {}: connection refused", request.url.Origin());
     }
     if (hook)
       if (auto other = hook(seen)) answer = other;
@@ -74,7 +75,8 @@ class FakeRegistry : public Transport {
     if (answer->status == 200 && seen.range.starts_with("bytes=")) {
       size_t from = std::stoul(seen.range.substr(6));
       answer->status = 206;
-      answer->headers["Content-Range"] = fmt::format("bytes {}-{}/{}", from, answer->body.size() - 1, answer->body.size());
+      answer->headers["Content-Range"] =
+          fmt::format("bytes {}-{}/{}", from, answer->body.size() - 1, answer->body.size());
       answer->body.erase(0, from);
     }
     return std::make_unique<FakeResponse>(std::move(*answer), request.method == "HEAD");
@@ -85,9 +87,12 @@ class FakeRegistry : public Transport {
     std::lock_guard lock(mutex_);
     answers_[url] = std::move(answer);
   }
-  void PutBlob(const std::string& base, const std::string& bytes) { Put(fmt::format("{}/blobs/{}", base, Digest::Of(bytes)), {200, {}, bytes}); }
+  void PutBlob(const std::string& base, const std::string& bytes) {
+    Put(fmt::format("{}/blobs/{}", base, Digest::Of(bytes)), {200, {}, bytes});
+  }
   // `base`: "https://host/v2/repository". Under its digest and, unless empty, a tag.
-  Digest PutManifest(const std::string& base, const std::string& tag, const std::string& bytes, std::string_view type = media::kOciManifest) {
+  Digest PutManifest(const std::string& base, const std::string& tag, const std::string& bytes,
+                     std::string_view type = media::kOciManifest) {
     Digest digest = Digest::Of(bytes);
     FakeAnswer answer{200, {{"Content-Type", std::string(type)}, {"Docker-Content-Digest", digest.str()}}, bytes};
     Put(fmt::format("{}/manifests/{}", base, digest), answer);
@@ -110,7 +115,8 @@ class FakeRegistry : public Transport {
   }
   size_t Count(std::string_view method, std::string_view part) const {
     std::lock_guard lock(mutex_);
-    return std::count_if(seen_.begin(), seen_.end(), [&](const Seen& s) { return s.method == method && s.url.find(part) != std::string::npos; });
+    return std::count_if(seen_.begin(), seen_.end(),
+                         [&](const Seen& s) { return s.method == method && s.url.find(part) != std::string::npos; });
   }
   void Forget() {
     std::lock_guard lock(mutex_);

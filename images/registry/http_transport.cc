@@ -18,20 +18,22 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kConnectTime{30};
 constexpr std::chrono::seconds kSilence{60};
-constexpr std::chrono::seconds kIdle{30};     // registries close idle connections after a minute or more
+constexpr std::chrono::seconds kIdle{30};  // registries close idle connections after a minute or more
 constexpr size_t kIdlePerHost = 6;
 constexpr size_t kReadBuffer = 256 << 10;
 constexpr uint32_t kMaxHeader = 64 << 10;
 
 // An error while the caller still had time is the server's: kUnavailable.
 std::unexpected<Error> ServerErr(const error_code& ec, const Deadline& until, std::string_view doing, const Url& url) {
-  if (auto in_time = until.Check(fmt::format("{} {}", doing, url.Origin())); !in_time) return std::unexpected(std::move(in_time).error());
+  if (auto in_time = until.Check(fmt::format("{} {}", doing, url.Origin())); !in_time)
+    return std::unexpected(std::move(in_time).error());
   if (ec == boost::system::errc::timed_out)
     return Err(Code::kUnavailable, "{} {}: the server has been silent for {} s", doing, url.Origin(), kSilence.count());
   if (ec == http::error::end_of_stream || ec == http::error::partial_message || ec == boost::asio::error::eof)
     return Err(Code::kUnavailable, "{} {}: the connection broke off", doing, url.Origin());
   bool broken = ec.category() == boost::system::system_category() || ec.category() == boost::system::generic_category();
-  return Err(broken ? Code::kUnavailable : Code::kInvalidArgument, "{} {}: {}{}", doing, url.Origin(), broken ? "" : "malformed answer: ", ec.message());
+  return Err(broken ? Code::kUnavailable : Code::kInvalidArgument, "{} {}: {}{}", doing, url.Origin(),
+             broken ? "" : "malformed answer: ", ec.message());
 }
 
 // Header values come from references and configuration, but nothing may smuggle a line into a request.
@@ -126,7 +128,7 @@ class HttpTransport::Response : public HttpResponse {
         connection_.reset();
         return ServerErr(ec, until, "read from", url_);
       }
-      if (got > 0) return got;   // an error shows again at the next call
+      if (got > 0) return got;  // an error shows again at the next call
     }
     Recycle();
     return size_t{0};
@@ -151,15 +153,18 @@ class HttpTransport::Response : public HttpResponse {
 HttpTransport::HttpTransport() : pool_(std::make_shared<Pool>()) {}
 HttpTransport::~HttpTransport() = default;
 
-Result<std::unique_ptr<HttpTransport::Connection>> HttpTransport::Connect(const HttpRequest& request, const Deadline& until) {
+Result<std::unique_ptr<HttpTransport::Connection>> HttpTransport::Connect(const HttpRequest& request,
+                                                                          const Deadline& until) {
   const Url& url = request.url;
   Deadline patience = until.Sooner(kConnectTime);
   auto blame = [&](Error e) -> std::unexpected<Error> {
-    if (auto in_time = until.Check(fmt::format("connect to {}", url.Origin())); !in_time) return std::unexpected(std::move(in_time).error());
+    if (auto in_time = until.Check(fmt::format("connect to {}", url.Origin())); !in_time)
+      return std::unexpected(std::move(in_time).error());
     if (e.code == Code::kDeadlineExceeded)
       return Err(Code::kUnavailable, "connect to {}: no answer within {} s", url.Origin(), kConnectTime.count());
     // Whatever the socket said: from here it means that the server is not to be had.
-    if (e.code != Code::kFailedPrecondition && e.code != Code::kResourceExhausted && e.code != Code::kInvalidArgument) e.code = Code::kUnavailable;
+    if (e.code != Code::kFailedPrecondition && e.code != Code::kResourceExhausted && e.code != Code::kInvalidArgument)
+      e.code = Code::kUnavailable;
     return std::unexpected(std::move(e));
   };
   auto socket = ConnectTcp(url.host, url.port, patience);
@@ -175,16 +180,20 @@ Result<std::unique_ptr<HttpTransport::Connection>> HttpTransport::Connect(const 
   return connection;
 }
 
-Result<std::unique_ptr<HttpResponse>> HttpTransport::SendOn(std::unique_ptr<Connection> connection, const HttpRequest& request, const Deadline& until,
+Result<std::unique_ptr<HttpResponse>> HttpTransport::SendOn(std::unique_ptr<Connection> connection,
+                                                            const HttpRequest& request, const Deadline& until,
                                                             bool* untouched) {
   *untouched = false;
-  std::string head = fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\n", request.method, request.url.target, request.url.Authority());
+  std::string head =
+      fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\n", request.method, request.url.target, request.url.Authority());
   for (const auto& [name, value] : request.headers) {
     if (!HeaderGood(value) || value.size() > kMaxHeader)
-      return Err(Code::kInvalidArgument, "request to {}: header {} has a value that no header can have", request.url.Origin(), name);
+      return Err(Code::kInvalidArgument, "request to {}: header {} has a value that no header can have",
+                 request.url.Origin(), name);
     head += fmt::format("{}: {}\r\n", name, value);
   }
-  if (!request.body.empty() || request.method == "POST") head += fmt::format("Content-Length: {}\r\n", request.body.size());
+  if (!request.body.empty() || request.method == "POST")
+    head += fmt::format("Content-Length: {}\r\n", request.body.size());
   head += "\r\n";
   head += request.body;
 
@@ -200,7 +209,7 @@ Result<std::unique_ptr<HttpResponse>> HttpTransport::SendOn(std::unique_ptr<Conn
   }
   bool reused = connection->reused;
   std::unique_ptr<Response> response;
-  do {   // 1xx answers announce the real one
+  do {  // 1xx answers announce the real one
     response = std::make_unique<Response>(std::move(connection), pool_, request.url);
     if (request.method == "HEAD") response->parser.skip(true);
     try {

@@ -10,25 +10,33 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Urls, Table) {
-  const std::pair<const char*, const char*> good[] = {
-      {"https://quay.io/v2/", "https://quay.io/v2/"}, {"HTTP://h:80/x", "http://h/x"}, {"https://h:5000", "https://h:5000/"},
-      {"https://[::1]:5000/a?b=c#d", "https://[::1]:5000/a?b=c"}, {"https://h?x=1", "https://h/?x=1"}};
+  const std::pair<const char*, const char*> good[] = {{"https://quay.io/v2/", "https://quay.io/v2/"},
+                                                      {"HTTP://h:80/x", "http://h/x"},
+                                                      {"https://h:5000", "https://h:5000/"},
+                                                      {"https://[::1]:5000/a?b=c#d", "https://[::1]:5000/a?b=c"},
+                                                      {"https://h?x=1", "https://h/?x=1"}};
   for (const auto& [text, wanted] : good) EXPECT_EQ(Url::Parse(text).value().str(), wanted) << text;
-  for (const char* text : {"", "quay.io", "ftp://x/", "https://", "https://u:p@h/", "https://h:/", "https://h:0x/", "https://h:99999/",
-                           "https://h/a b", "https://h/\r\nX: y", "https://[::1/", "https://[zz]/", "https://h\r\n/"})
+  for (const char* text :
+       {"", "quay.io", "ftp://x/", "https://", "https://u:p@h/", "https://h:/", "https://h:0x/", "https://h:99999/",
+        "https://h/a b", "https://h/\r\nX: y", "https://[::1/", "https://[zz]/", "https://h\r\n/"})
     EXPECT_EQ(Url::Parse(text).error().code, Code::kInvalidArgument) << text;
   Url base = Url::Parse("https://h:5000/v2/a/blobs/x?q=1").value();
-  const std::pair<const char*, const char*> moved[] = {
-      {"/other", "https://h:5000/other"}, {"https://cdn/x", "https://cdn/x"}, {"//cdn/x", "https://cdn/x"}, {"y?z", "https://h:5000/v2/a/blobs/y?z"},
-      {"?n", "https://h:5000/v2/a/blobs/x?n"}, {"/r?u=http://z/", "https://h:5000/r?u=http://z/"}};
+  const std::pair<const char*, const char*> moved[] = {{"/other", "https://h:5000/other"},
+                                                       {"https://cdn/x", "https://cdn/x"},
+                                                       {"//cdn/x", "https://cdn/x"},
+                                                       {"y?z", "https://h:5000/v2/a/blobs/y?z"},
+                                                       {"?n", "https://h:5000/v2/a/blobs/x?n"},
+                                                       {"/r?u=http://z/", "https://h:5000/r?u=http://z/"}};
   for (const auto& [location, wanted] : moved) EXPECT_EQ(base.Resolve(location).value().str(), wanted) << location;
   EXPECT_FALSE(base.Resolve("").has_value());
   EXPECT_FALSE(base.Resolve("file:///etc/passwd").has_value());
 }
 
 TEST(Loopback, Hosts) {
-  for (const char* host : {"localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1"}) EXPECT_TRUE(IsLoopbackHost(host)) << host;
-  for (const char* host : {"10.0.0.1", "localhost.example", "127.0.0.1.example", "::2", "128.0.0.1"}) EXPECT_FALSE(IsLoopbackHost(host)) << host;
+  for (const char* host : {"localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1"})
+    EXPECT_TRUE(IsLoopbackHost(host)) << host;
+  for (const char* host : {"10.0.0.1", "localhost.example", "127.0.0.1.example", "::2", "128.0.0.1"})
+    EXPECT_FALSE(IsLoopbackHost(host)) << host;
 }
 
 TEST(Challenges, Table) {
@@ -53,7 +61,8 @@ TEST(Challenges, Table) {
 }
 
 TEST(Base64, Table) {
-  const std::pair<const char*, const char*> table[] = {{"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"}, {"foob", "Zm9vYg=="}, {"u:p:q", "dTpwOnE="}};
+  const std::pair<const char*, const char*> table[] = {{"", ""},        {"f", "Zg=="},        {"fo", "Zm8="},
+                                                       {"foo", "Zm9v"}, {"foob", "Zm9vYg=="}, {"u:p:q", "dTpwOnE="}};
   for (const auto& [text, wanted] : table) EXPECT_EQ(EncodeBase64(text), wanted);
 }
 
@@ -79,12 +88,16 @@ class ClientTest : public ::testing::Test {
     c.password = Secret("p");
     return c;
   }
-  Result<std::string> Blob(Repository& repository, const std::string& bytes, uint64_t offset = 0, std::optional<uint64_t> size = {}) {
+  Result<std::string> Blob(Repository& repository, const std::string& bytes, uint64_t offset = 0,
+                           std::optional<uint64_t> size = {}) {
     std::string got;
-    TRY(repository.GetBlob(Digest::Of(bytes), size.value_or(bytes.size()), offset, [&](std::string_view part) -> Result<void> {
-      got += part;
-      return {};
-    }, Deadline::Never()));
+    TRY(repository.GetBlob(
+        Digest::Of(bytes), size.value_or(bytes.size()), offset,
+        [&](std::string_view part) -> Result<void> {
+          got += part;
+          return {};
+        },
+        Deadline::Never()));
     return got;
   }
 
@@ -104,7 +117,8 @@ TEST_F(ClientTest, ManifestByTagAndDigest) {
   EXPECT_EQ(repository->ResolveTag("1", Deadline::Never()).value(), digest);
   auto missing = repository->GetManifest("2", Deadline::Never());
   EXPECT_EQ(missing.error().code, Code::kNotFound);
-  EXPECT_THAT(missing.error().what, HasSubstr("registry quay.io: quay.io/app: manifests/2: not found (HTTP 404: unknown)"));
+  EXPECT_THAT(missing.error().what,
+              HasSubstr("registry quay.io: quay.io/app: manifests/2: not found (HTTP 404: unknown)"));
   EXPECT_EQ(repository->ResolveTag("2", Deadline::Never()).value(), std::nullopt);
 }
 
@@ -152,10 +166,14 @@ TEST_F(ClientTest, TokenIsFetchedOnceAndKept) {
     if (s.url.starts_with("https://auth.quay.io/token"))
       return FakeAnswer{200, {}, R"({"token":"t0k","expires_in":300})"};
     if (s.authorization == "Bearer t0k") return std::nullopt;
-    return FakeAnswer{401, {{"WWW-Authenticate", R"(Bearer realm="https://auth.quay.io/token?x=1",service="quay",scope="repository:app:pull")"}}, ""};
+    return FakeAnswer{401,
+                      {{"WWW-Authenticate",
+                        R"(Bearer realm="https://auth.quay.io/token?x=1",service="quay",scope="repository:app:pull")"}},
+                      ""};
   });
   ASSERT_TRUE(Open("quay.io/app:1", User())->GetManifest("1", Deadline::Never()).has_value());
-  EXPECT_EQ(registry.seen().at(1).url, "https://auth.quay.io/token?x=1&service=quay&scope=repository%3Aapp%3Apull&account=u");
+  EXPECT_EQ(registry.seen().at(1).url,
+            "https://auth.quay.io/token?x=1&service=quay&scope=repository%3Aapp%3Apull&account=u");
   EXPECT_EQ(registry.seen().at(1).authorization, "Basic dTpw");
   ASSERT_TRUE(Open("quay.io/app:1", User())->GetManifest("1", Deadline::Never()).has_value());
   EXPECT_EQ(registry.Count("GET", "auth.quay.io"), 1u);
@@ -177,7 +195,9 @@ TEST_F(ClientTest, IdentityTokenGoesByPost) {
   ASSERT_TRUE(Open("quay.io/app:1", credentials)->GetManifest("1", Deadline::Never()).has_value());
   auto post = registry.seen().at(1);
   EXPECT_EQ(post.method, "POST");
-  EXPECT_EQ(post.body, "grant_type=refresh_token&service=q&client_id=berth&scope=repository%3Aapp%3Apull&refresh_token=re%20fresh");
+  EXPECT_EQ(
+      post.body,
+      "grant_type=refresh_token&service=q&client_id=berth&scope=repository%3Aapp%3Apull&refresh_token=re%20fresh");
   EXPECT_EQ(post.authorization, "");
 }
 
@@ -207,13 +227,14 @@ TEST_F(ClientTest, DeadTokenIsReplaced) {
   int issued = 0;
   std::string valid = "Bearer 1";
   registry.Hook([&](const FakeRegistry::Seen& s) -> std::optional<FakeAnswer> {
-    if (s.url.starts_with("https://auth")) return FakeAnswer{200, {}, fmt::format(R"({{"token":"{}","expires_in":300}})", ++issued)};
+    if (s.url.starts_with("https://auth"))
+      return FakeAnswer{200, {}, fmt::format(R"({{"token":"{}","expires_in":300}})", ++issued)};
     if (s.authorization == valid) return std::nullopt;
     return FakeAnswer{401, {{"WWW-Authenticate", R"(Bearer realm="https://auth/token")"}}, ""};
   });
   auto repository = Open("quay.io/app:1");
   ASSERT_TRUE(repository->GetManifest("1", Deadline::Never()).has_value());
-  valid = "Bearer 2";   // the registry has forgotten the first
+  valid = "Bearer 2";  // the registry has forgotten the first
   EXPECT_TRUE(repository->GetManifest("1", Deadline::Never()).has_value());
   valid = "Bearer 3";
   EXPECT_TRUE(Open("quay.io/app:1")->GetManifest("1", Deadline::Never()).has_value());
@@ -246,7 +267,8 @@ TEST_F(ClientTest, RedirectsAreBounded) {
   registry.Put(base + "/manifests/loop", {302, {{"Location", "loop"}}, ""});
   EXPECT_THAT(Open("quay.io/app")->GetManifest("loop", Deadline::Never()).error().what, HasSubstr("more than 5 times"));
   registry.Put(base + "/manifests/down", {302, {{"Location", "http://plain.example/"}}, ""});
-  EXPECT_THAT(Open("quay.io/app")->GetManifest("down", Deadline::Never()).error().what, HasSubstr("from TLS to plain HTTP"));
+  EXPECT_THAT(Open("quay.io/app")->GetManifest("down", Deadline::Never()).error().what,
+              HasSubstr("from TLS to plain HTTP"));
   registry.Put(base + "/manifests/odd", {302, {{"Location", "gopher://x/"}}, ""});
   EXPECT_EQ(Open("quay.io/app")->GetManifest("odd", Deadline::Never()).error().code, Code::kInvalidArgument);
 }
@@ -262,15 +284,18 @@ TEST_F(ClientTest, PassingFailuresAreTriedAgain) {
   auto given_up = Open("quay.io/app")->GetManifest("1", Deadline::Never());
   EXPECT_FALSE(given_up.has_value());
   EXPECT_EQ(left, 96);
-  registry.Hook([](const FakeRegistry::Seen&) { return std::optional(FakeAnswer{429, {}, R"({"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]})"}); });
+  registry.Hook([](const FakeRegistry::Seen&) {
+    return std::optional(FakeAnswer{429, {}, R"({"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]})"});
+  });
   auto limited = Open("quay.io/app")->GetManifest("1", Deadline::Never());
   EXPECT_EQ(limited.error().code, Code::kResourceExhausted);
   EXPECT_THAT(limited.error().what, HasSubstr("slow down"));
 }
 
 TEST_F(ClientTest, StatusesBecomeCodes) {
-  const std::pair<int, Code> table[] = {{400, Code::kFailedPrecondition}, {403, Code::kPermissionDenied}, {404, Code::kNotFound},
-                                        {405, Code::kFailedPrecondition}, {500, Code::kUnavailable}, {501, Code::kUnavailable}};
+  const std::pair<int, Code> table[] = {{400, Code::kFailedPrecondition}, {403, Code::kPermissionDenied},
+                                        {404, Code::kNotFound},           {405, Code::kFailedPrecondition},
+                                        {500, Code::kUnavailable},        {501, Code::kUnavailable}};
   for (const auto& [status, code] : table) {
     registry.Put(base + "/manifests/x", {status, {}, "<html>"});
     EXPECT_EQ(Open("quay.io/app")->GetManifest("x", Deadline::Never()).error().code, code) << status;
@@ -287,9 +312,13 @@ TEST_F(ClientTest, CutBlobIsResumed) {
   registry.PutBlob(base, bytes);
   int cuts = 3;
   registry.Hook([&](const FakeRegistry::Seen& s) -> std::optional<FakeAnswer> {
-    return cuts-- > 0 ? std::optional(FakeAnswer{s.range.empty() ? 200 : 206,
-        {{"Content-Range", fmt::format("bytes {}-", s.range.empty() ? 0 : std::stoul(s.range.substr(6)))}},
-        bytes.substr(s.range.empty() ? 0 : std::stoul(s.range.substr(6))), 100'000}) : std::nullopt;
+    return cuts-- > 0
+               ? std::optional(FakeAnswer{
+                     s.range.empty() ? 200 : 206,
+                     {{"Content-Range", fmt::format("bytes {}-", s.range.empty() ? 0 : std::stoul(s.range.substr(6)))}},
+                     bytes.substr(s.range.empty() ? 0 : std::stoul(s.range.substr(6))),
+                     100'000})
+               : std::nullopt;
   });
   EXPECT_EQ(Blob(*Open("quay.io/app"), bytes).value(), bytes);
   EXPECT_EQ(registry.seen().back().range, "bytes=300000-");
@@ -299,7 +328,9 @@ TEST_F(ClientTest, CutBlobIsResumed) {
   std::string tail = Blob(*Open("quay.io/app"), bytes, 1000).value();
   EXPECT_EQ(tail, bytes.substr(1000));
   // One that answers with another range is not believed.
-  registry.Hook([&](const FakeRegistry::Seen&) { return std::optional(FakeAnswer{206, {{"Content-Range", "bytes 5-9/10"}}, bytes}); });
+  registry.Hook([&](const FakeRegistry::Seen&) {
+    return std::optional(FakeAnswer{206, {{"Content-Range", "bytes 5-9/10"}}, bytes});
+  });
   EXPECT_EQ(Blob(*Open("quay.io/app"), bytes, 1000).error().code, Code::kDataLoss);
 }
 
@@ -311,9 +342,11 @@ TEST_F(ClientTest, BlobOfAnotherLength) {
 
 TEST_F(ClientTest, FailingSinkEndsIt) {
   registry.PutBlob(base, "12345");
-  auto done = Open("quay.io/app")->GetBlob(Digest::Of("12345"), 5, 0, [](std::string_view) -> Result<void> {
-    return Err(Code::kUnavailable, "mine");
-  }, Deadline::Never());
+  auto done =
+      Open("quay.io/app")
+          ->GetBlob(
+              Digest::Of("12345"), 5, 0,
+              [](std::string_view) -> Result<void> { return Err(Code::kUnavailable, "mine"); }, Deadline::Never());
   EXPECT_EQ(done.error().what, "mine");
   EXPECT_EQ(registry.seen().size(), 1u);
 }
@@ -346,10 +379,14 @@ TEST_F(ClientTest, MirrorsNeverSeeTheCredentials) {
   Hurry(mirrored);
   registry.PutManifest(base, "1", "{}");
   registry.Hook([](const FakeRegistry::Seen& s) -> std::optional<FakeAnswer> {
-    if (s.url.starts_with("https://m1.example") || s.authorization.empty()) return FakeAnswer{401, {{"WWW-Authenticate", "Basic realm=x"}}, ""};
+    if (s.url.starts_with("https://m1.example") || s.authorization.empty())
+      return FakeAnswer{401, {{"WWW-Authenticate", "Basic realm=x"}}, ""};
     return std::nullopt;
   });
-  ASSERT_TRUE(mirrored.Open(Reference::Parse("quay.io/app:1").value(), User()).value()->GetManifest("1", Deadline::Never()).has_value());
+  ASSERT_TRUE(mirrored.Open(Reference::Parse("quay.io/app:1").value(), User())
+                  .value()
+                  ->GetManifest("1", Deadline::Never())
+                  .has_value());
   for (const auto& s : registry.seen()) {
     if (!s.url.starts_with("https://m1.example")) continue;
     EXPECT_EQ(s.authorization, "");
@@ -361,7 +398,11 @@ TEST_F(ClientTest, MirrorWithWrongBytesIsPassedOver) {
   Hurry(mirrored);
   Digest digest = registry.PutManifest(base, "1", "{}");
   registry.Put("https://m1.example/v2/app/manifests/" + digest.str(), {200, {}, "{ }"});
-  EXPECT_EQ(mirrored.Open(Reference::Parse("quay.io/app:1").value(), {}).value()->GetManifest(digest.str(), Deadline::Never())->bytes, "{}");
+  EXPECT_EQ(mirrored.Open(Reference::Parse("quay.io/app:1").value(), {})
+                .value()
+                ->GetManifest(digest.str(), Deadline::Never())
+                ->bytes,
+            "{}");
 }
 
 TEST_F(ClientTest, LoopbackMayBePlain) {
@@ -372,7 +413,10 @@ TEST_F(ClientTest, LoopbackMayBePlain) {
   EXPECT_TRUE(Open("localhost:5001/app:1")->GetManifest("1", Deadline::Never()).has_value());
   RegistryClient plain(registry, {{"reg.example", {.plain_http = true}}});
   registry.PutManifest("http://reg.example/v2/app", "1", "{}");
-  EXPECT_TRUE(plain.Open(Reference::Parse("reg.example/app:1").value(), {}).value()->GetManifest("1", Deadline::Never()).has_value());
+  EXPECT_TRUE(plain.Open(Reference::Parse("reg.example/app:1").value(), {})
+                  .value()
+                  ->GetManifest("1", Deadline::Never())
+                  .has_value());
 }
 
 TEST_F(ClientTest, BadMirrorIsNamed) {

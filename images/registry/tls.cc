@@ -110,7 +110,8 @@ void Wire::set_deadline(const Deadline& until) {
   stream_.set_deadline(until);
 }
 
-Result<void> Wire::Handshake(std::shared_ptr<ssl_ctx_st> context, const std::string& host, bool verify, const Deadline& until, bool* plain_http) {
+Result<void> Wire::Handshake(std::shared_ptr<ssl_ctx_st> context, const std::string& host, bool verify,
+                             const Deadline& until, bool* plain_http) {
   *plain_http = false;
   set_deadline(until);
   context_ = std::move(context);
@@ -122,14 +123,16 @@ Result<void> Wire::Handshake(std::shared_ptr<ssl_ctx_st> context, const std::str
   BIO_set_init(bio, 1);
   SSL_set_bio(ssl_, bio, bio);
   in6_addr address;
-  bool numeric = ::inet_pton(AF_INET, host.c_str(), &address) == 1 || ::inet_pton(AF_INET6, host.c_str(), &address) == 1;
+  bool numeric =
+      ::inet_pton(AF_INET, host.c_str(), &address) == 1 || ::inet_pton(AF_INET6, host.c_str(), &address) == 1;
   if (!numeric) SSL_set_tlsext_host_name(ssl_, host.c_str());
   static const unsigned char kHttp11[] = "\x08http/1.1";
   SSL_set_alpn_protos(ssl_, kHttp11, sizeof kHttp11 - 1);
   SSL_set_verify(ssl_, verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, nullptr);
   if (verify) {
     X509_VERIFY_PARAM* param = SSL_get0_param(ssl_);
-    int ok = numeric ? X509_VERIFY_PARAM_set1_ip_asc(param, host.c_str()) : X509_VERIFY_PARAM_set1_host(param, host.c_str(), 0);
+    int ok = numeric ? X509_VERIFY_PARAM_set1_ip_asc(param, host.c_str())
+                     : X509_VERIFY_PARAM_set1_host(param, host.c_str(), 0);
     if (ok != 1) return Err(Code::kInvalidArgument, "TLS with {}: not a name a certificate can have", host);
   }
   error_code ec;
@@ -142,14 +145,19 @@ Result<void> Wire::Handshake(std::shared_ptr<ssl_ctx_st> context, const std::str
     unsigned long code = ERR_peek_last_error();
     std::string why = TakeOpenSslError();
     if (verify && verdict != X509_V_OK)
-      return Err(Code::kFailedPrecondition, "TLS with {}: its certificate is not accepted: {}; if it is meant to be trusted, name its "
-                 "authority as ca_file in [images.registries]", host, X509_verify_cert_error_string(verdict));
+      return Err(Code::kFailedPrecondition,
+                 "TLS with {}: its certificate is not accepted: {}; if it is meant to be trusted, name its "
+                 "authority as ca_file in [images.registries]",
+                 host, X509_verify_cert_error_string(verdict));
     // A server that speaks no TLS answers our greeting with text, which is no TLS record of a known version.
     int reason = ERR_GET_REASON(code);
-    if (ERR_GET_LIB(code) == ERR_LIB_SSL && (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST || reason == SSL_R_PACKET_LENGTH_TOO_LONG)) {
+    if (ERR_GET_LIB(code) == ERR_LIB_SSL && (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST ||
+                                             reason == SSL_R_PACKET_LENGTH_TOO_LONG)) {
       *plain_http = true;
-      return Err(Code::kFailedPrecondition, "TLS with {}: the server does not speak TLS; if it is meant to be plain HTTP, set plain_http "
-                 "in [images.registries]", host);
+      return Err(Code::kFailedPrecondition,
+                 "TLS with {}: the server does not speak TLS; if it is meant to be plain HTTP, set plain_http "
+                 "in [images.registries]",
+                 host);
     }
     if (ERR_GET_LIB(code) == ERR_LIB_SSL && reason != SSL_R_UNEXPECTED_EOF_WHILE_READING)
       return Err(Code::kFailedPrecondition, "TLS with {}: {}", host, why);
@@ -163,14 +171,18 @@ bool Wire::Again(int rc, error_code& ec) {
   if (kind == SSL_ERROR_WANT_READ || kind == SSL_ERROR_WANT_WRITE) {
     auto ready = until_.WaitFor(stream_.fd(), kind == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, "bytes");
     if (ready) return true;
-    ec = boost::system::errc::make_error_code(ready.error().code == Code::kCancelled ? boost::system::errc::operation_canceled
-                                                                                     : boost::system::errc::timed_out);
+    ec = boost::system::errc::make_error_code(ready.error().code == Code::kCancelled
+                                                  ? boost::system::errc::operation_canceled
+                                                  : boost::system::errc::timed_out);
     return false;
   }
-  if (kind == SSL_ERROR_ZERO_RETURN) ec = boost::asio::error::eof;
-  else if (kind == SSL_ERROR_SYSCALL && saved != 0) ec = error_code(saved, boost::system::system_category());
+  if (kind == SSL_ERROR_ZERO_RETURN)
+    ec = boost::asio::error::eof;
+  else if (kind == SSL_ERROR_SYSCALL && saved != 0)
+    ec = error_code(saved, boost::system::system_category());
   // An end without the closing notice is an end that an attacker can make: never a clean one.
-  else ec = error_code(ECONNRESET, boost::system::system_category());
+  else
+    ec = error_code(ECONNRESET, boost::system::system_category());
   return false;
 }
 

@@ -33,9 +33,10 @@ class Wire : public SyncStream<Wire> {
   explicit Wire(unique_fd socket) : stream_(std::move(socket)) {}
   Wire(Wire&&) = delete;
   ~Wire();
-  // `host`: for the server name indication and the certificate. kFailedPrecondition for certificates that are not accepted;
-  // kUnavailable for a connection that breaks; *plain_http is set when the server answered in plain HTTP.
-  Result<void> Handshake(std::shared_ptr<ssl_ctx_st> context, const std::string& host, bool verify, const Deadline& until, bool* plain_http);
+  // `host`: for the server name indication and the certificate. kFailedPrecondition for certificates that are not
+  // accepted; kUnavailable for a connection that breaks; *plain_http is set when the server answered in plain HTTP.
+  Result<void> Handshake(std::shared_ptr<ssl_ctx_st> context, const std::string& host, bool verify,
+                         const Deadline& until, bool* plain_http);
   void set_deadline(const Deadline& until);
   int fd() const { return stream_.fd(); }
 

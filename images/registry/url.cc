@@ -17,12 +17,15 @@ bool TargetGood(std::string_view s) {
 }  // namespace
 
 Result<Url> Url::Parse(std::string_view text) {
-  auto bad = [&](std::string_view why) { return Err(Code::kInvalidArgument, "URL \"{}\": {}", text.substr(0, 200), why); };
+  auto bad = [&](std::string_view why) {
+    return Err(Code::kInvalidArgument, "URL \"{}\": {}", text.substr(0, 200), why);
+  };
   Url out;
   size_t mark = text.find("://");
   if (mark == std::string_view::npos) return bad("expected http:// or https://");
   out.scheme = text.substr(0, mark);
-  std::transform(out.scheme.begin(), out.scheme.end(), out.scheme.begin(), [](unsigned char c) { return std::tolower(c); });
+  std::transform(out.scheme.begin(), out.scheme.end(), out.scheme.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
   if (out.scheme != "http" && out.scheme != "https") return bad("expected http:// or https://");
   std::string_view rest = text.substr(mark + 3);
   if (size_t hash = rest.find('#'); hash != std::string_view::npos) rest = rest.substr(0, hash);
@@ -50,9 +53,11 @@ Result<Url> Url::Parse(std::string_view text) {
       if (port.empty()) return bad("the port is empty");
     }
     auto good = [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '-' || c == '_'; };
-    if (out.host.empty() || out.host.size() > 255 || !std::all_of(out.host.begin(), out.host.end(), good)) return bad("the host is malformed");
+    if (out.host.empty() || out.host.size() > 255 || !std::all_of(out.host.begin(), out.host.end(), good))
+      return bad("the host is malformed");
   }
-  if (!port.empty() && (!AllDigits(port) || std::stoi(std::string(port)) > 65535)) return bad("the port is not a number from 1 to 65535");
+  if (!port.empty() && (!AllDigits(port) || std::stoi(std::string(port)) > 65535))
+    return bad("the port is not a number from 1 to 65535");
   out.port = port.empty() ? (out.scheme == "https" ? "443" : "80") : std::string(port);
   if (out.target.size() > 16384) return bad("the path is too long");
   if (!TargetGood(out.target)) return bad("the path has characters that must be escaped");
@@ -92,7 +97,8 @@ Result<std::string> ReadBody(HttpResponse& response, size_t limit, std::string_v
   while (true) {
     size_t n = TRY(response.Read(chunk, until));
     if (n == 0) return out;
-    if (out.size() + n > limit) return Err(Code::kInvalidArgument, "{}: the answer is larger than {} bytes", what, limit);
+    if (out.size() + n > limit)
+      return Err(Code::kInvalidArgument, "{}: the answer is larger than {} bytes", what, limit);
     out.append(chunk.data(), n);
   }
 }

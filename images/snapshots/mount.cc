@@ -65,8 +65,8 @@ class Context {
   unique_fd fd_;
 };
 
-// Whether lowers can be given one by one (Linux 6.5). Before, overlay takes its options as one text that it reads at the
-// mount only, so that any key is accepted here: a yes counts where a key that cannot exist is refused.
+// Whether lowers can be given one by one (Linux 6.5). Before, overlay takes its options as one text that it reads at
+// the mount only, so that any key is accepted here: a yes counts where a key that cannot exist is refused.
 bool TakesLowersOneByOne() {
   static const bool takes = [] {
     auto accepts = [](const char* key) {

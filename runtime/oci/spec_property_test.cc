@@ -1,5 +1,5 @@
-// Properties of reading and checking config.json, over random documents. The seed is told when one fails; BERTH_SEED repeats it,
-// BERTH_ROUNDS asks for more.
+// Properties of reading and checking config.json, over random documents. The seed is told when one fails; BERTH_SEED
+// repeats it, BERTH_ROUNDS asks for more.
 #include <random>
 
 #include <gtest/gtest.h>
@@ -17,7 +17,9 @@ class Random {
   uint64_t Below(uint64_t n) { return std::uniform_int_distribution<uint64_t>(0, n - 1)(engine_); }
   bool Chance(int percent) { return Below(100) < static_cast<uint64_t>(percent); }
   template <class T>
-  const T& Of(const std::vector<T>& items) { return items[Below(items.size())]; }
+  const T& Of(const std::vector<T>& items) {
+    return items[Below(items.size())];
+  }
   std::string Word() {
     std::string out;
     for (uint64_t i = 1 + Below(12); i > 0; --i) out += "abcdefghijklmnopqrstuvwxyz0123456789-_"[Below(38)];
@@ -30,7 +32,8 @@ class Random {
   }
   std::string Text() {  // any bytes that JSON can hold: control characters, quotes, UTF-8
     std::string out;
-    for (uint64_t i = Below(20); i > 0; --i) out += Of<std::string>({"a", "\"", "\\", "\n", "\x01", "ä", "€", "𐍈", "=", " "});
+    for (uint64_t i = Below(20); i > 0; --i)
+      out += Of<std::string>({"a", "\"", "\\", "\n", "\x01", "ä", "€", "𐍈", "=", " "});
     return out;
   }
   template <class F>
@@ -60,7 +63,9 @@ Spec ValidSpec(Random& r) {
   p.user.gid = static_cast<uint32_t>(r.Below(UINT32_MAX));
   if (r.Chance(30)) p.user.umask = static_cast<uint32_t>(r.Below(0777));
   p.user.additionalGids = r.Some(5, [&] { return static_cast<uint32_t>(r.Below(UINT32_MAX)); });
-  auto caps = [&] { return r.Some(5, [&] { return r.Of<std::string>({"CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_UNKNOWN"}); }); };
+  auto caps = [&] {
+    return r.Some(5, [&] { return r.Of<std::string>({"CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_UNKNOWN"}); });
+  };
   if (r.Chance(70)) p.capabilities = Capabilities{caps(), caps(), caps(), caps(), caps()};
   for (const char* type : {"RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_AS"}) {
     if (!r.Chance(40)) continue;
@@ -71,8 +76,9 @@ Spec ValidSpec(Random& r) {
   if (r.Chance(40)) p.oomScoreAdj = static_cast<int>(r.Below(2001)) - 1000;
   s.process = p;
   for (uint64_t i = r.Below(6); i > 0; --i)
-    s.mounts.push_back({r.Path(), r.Of<std::string>({"tmpfs", "bind", "proc", "mqueue"}), r.Path(),
-                        r.Some(4, [&] { return r.Of<std::string>({"ro", "nosuid", "rbind", "rslave", "size=1m", "rro"}); })});
+    s.mounts.push_back({r.Path(), r.Of<std::string>({"tmpfs", "bind", "proc", "mqueue"}), r.Path(), r.Some(4, [&] {
+                          return r.Of<std::string>({"ro", "nosuid", "rbind", "rslave", "size=1m", "rro"});
+                        })});
   s.annotations = {{r.Word(), r.Text()}, {fmt::format("org.{}", r.Word()), ""}};
   Linux l;
   l.namespaces = {{"mount", ""}};
@@ -98,7 +104,9 @@ Spec ValidSpec(Random& r) {
     Resources res;
     if (r.Chance(50)) res.pids = {.limit = static_cast<int64_t>(r.Below(10000))};
     if (r.Chance(50)) res.unified = {{"memory.high", "100"}};
-    res.devices = r.Some(3, [&] { return DeviceRule{r.Chance(50), r.Of<std::string>({"c", "b", "a"}), "rwm", {}, {}}; });
+    res.devices = r.Some(3, [&] {
+      return DeviceRule{r.Chance(50), r.Of<std::string>({"c", "b", "a"}), "rwm", {}, {}};
+    });
     l.resources = res;
   }
   s.linux = l;
@@ -156,15 +164,33 @@ std::string Mutate(json::Value* root, Random& r) {
     if (r.Chance(15)) break;
   }
   switch (r.Below(9)) {
-    case 0: *at = nullptr; break;
-    case 1: *at = r.Chance(50); break;
-    case 2: *at = -static_cast<int64_t>(r.Below(INT64_MAX)); break;
-    case 3: *at = UINT64_MAX - r.Below(100); break;
-    case 4: *at = 1.5; break;
-    case 5: *at = json::Array{1, "a", nullptr}; break;
-    case 6: *at = json::Object{{"zzz", 1}}; break;
-    case 7: *at = std::string(r.Below(6000), 'x'); break;
-    default: *at = r.Text(); break;
+    case 0:
+      *at = nullptr;
+      break;
+    case 1:
+      *at = r.Chance(50);
+      break;
+    case 2:
+      *at = -static_cast<int64_t>(r.Below(INT64_MAX));
+      break;
+    case 3:
+      *at = UINT64_MAX - r.Below(100);
+      break;
+    case 4:
+      *at = 1.5;
+      break;
+    case 5:
+      *at = json::Array{1, "a", nullptr};
+      break;
+    case 6:
+      *at = json::Object{{"zzz", 1}};
+      break;
+    case 7:
+      *at = std::string(r.Below(6000), 'x');
+      break;
+    default:
+      *at = r.Text();
+      break;
   }
   return path;
 }
@@ -189,9 +215,12 @@ TEST(SpecProperties, RefusalsNameAMember) {
       continue;
     }
     ++refused;
-    // A wrong value may be refused where it meets another member (hostname without a uts namespace): then that one is named.
-    static const std::vector<std::string> kTops = {"ociVersion", "root", "mounts", "process", "hostname", "domainname", "annotations", "linux", "hooks"};
-    bool names = std::ranges::any_of(kTops, [&](const std::string& name) { return what.find(name) != std::string::npos; });
+    // A wrong value may be refused where it meets another member (hostname without a uts namespace): then that one is
+    // named.
+    static const std::vector<std::string> kTops = {"ociVersion", "root",        "mounts", "process", "hostname",
+                                                   "domainname", "annotations", "linux",  "hooks"};
+    bool names =
+        std::ranges::any_of(kTops, [&](const std::string& name) { return what.find(name) != std::string::npos; });
     ASSERT_TRUE(names) << path << ": " << what;
     if (!spec) {
       ASSERT_NE(what.find(top), std::string::npos) << path << ": " << what;

@@ -1,13 +1,14 @@
-// Pods and containers made, entered, killed and removed at random over the CRI socket, by several threads, while somebody
-// else kills the agent again and again. Every exit and every exec must be told truthfully in the end.
+// Pods and containers made, entered, killed and removed at random over the CRI socket, by several threads, while
+// somebody else kills the agent again and again. Every exit and every exec must be told truthfully in the end.
 //
 //   berth_churn --endpoint /run/berth/berth.sock --image 127.0.0.1:5000/busybox:test --logs DIR --seconds 3600
 //               [--threads 6] [--seed 1]
 //
-// Each container has a fate that only it knows: an exit code of its own after a while, or a long sleep that the churn ends
-// by StopContainer or by SIGKILL from outside. A call that meets a dead agent is made again until it is answered; what it
-// did the first time must not show. At the end every container's status is compared with its fate, everything is removed,
-// and the counts are printed as one JSON line. Exit code 1: something was lost or wrong; each case has a line on stderr.
+// Each container has a fate that only it knows: an exit code of its own after a while, or a long sleep that the churn
+// ends by StopContainer or by SIGKILL from outside. A call that meets a dead agent is made again until it is answered;
+// what it did the first time must not show. At the end every container's status is compared with its fate, everything
+// is removed, and the counts are printed as one JSON line. Exit code 1: something was lost or wrong; each case has a
+// line on stderr.
 #include <signal.h>
 
 #include <atomic>
@@ -35,7 +36,8 @@ using std::chrono::seconds;
 constexpr seconds kOutage(60);  // an agent that is away for longer is a failure of its own
 
 struct Counts {
-  std::atomic<long> pods{0}, containers{0}, exits{0}, killed{0}, stopped{0}, execs{0}, execs_interrupted{0}, retries{0}, wrong{0};
+  std::atomic<long> pods{0}, containers{0}, exits{0}, killed{0}, stopped{0}, execs{0}, execs_interrupted{0}, retries{0},
+      wrong{0};
 };
 Counts g_counts;
 
@@ -46,9 +48,9 @@ void Wrong(const std::string& text) {
 
 struct Container {
   std::string id, name;
-  int code = 0;               // what its status has to say in the end
-  bool lasts = false;         // sleeps until it is killed
-  Clock::time_point ends;     // not before
+  int code = 0;            // what its status has to say in the end
+  bool lasts = false;      // sleeps until it is killed
+  Clock::time_point ends;  // not before
 };
 
 struct Pod {
@@ -60,7 +62,10 @@ struct Pod {
 class Churn {
  public:
   Churn(const std::string& endpoint, std::string image, std::string logs, unsigned seed)
-      : stub_(cri::RuntimeService::NewStub(Channel(endpoint, seed))), image_(std::move(image)), logs_(std::move(logs)), random_(seed) {}
+      : stub_(cri::RuntimeService::NewStub(Channel(endpoint, seed))),
+        image_(std::move(image)),
+        logs_(std::move(logs)),
+        random_(seed) {}
 
   void Step() {
     const unsigned dice = Pick(100);
@@ -98,8 +103,8 @@ class Churn {
 
   // Again and again while the agent is away. `once`: what the agent's death interrupts is not repeated.
   template <class Request, class Response>
-  grpc::Status Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*), const Request& request,
-                    Response* response, bool once = false) {
+  grpc::Status Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                    const Request& request, Response* response, bool once = false) {
     for (const auto until = Clock::now() + kOutage;;) {
       grpc::ClientContext context;
       context.set_deadline(std::chrono::system_clock::now() + seconds(60));
@@ -143,15 +148,17 @@ class Churn {
     config->mutable_image()->set_image(image_);
     config->set_log_path(fmt::format("{}.log", c.name));
     config->mutable_linux();
-    for (const std::string& word : {std::string("sh"), std::string("-c"),
-                                    c.lasts ? std::string("echo here; exec sleep 100000")
-                                            : fmt::format("echo here; sleep {}.{}; exit {}", tenths / 10, tenths % 10, c.code)})
+    for (const std::string& word :
+         {std::string("sh"), std::string("-c"),
+          c.lasts ? std::string("echo here; exec sleep 100000")
+                  : fmt::format("echo here; sleep {}.{}; exit {}", tenths / 10, tenths % 10, c.code)})
       config->add_command(word);
     cri::CreateContainerResponse response;
     auto status = Call(&Stub::CreateContainer, request, &response);
     if (status.error_code() == grpc::StatusCode::ALREADY_EXISTS) {  // the first attempt came through after all
       c.id = Find(pod.id, c.name);
-      if (c.id.empty()) return Wrong(fmt::format("CreateContainer {}: {}, but it is not listed", c.name, status.error_message()));
+      if (c.id.empty())
+        return Wrong(fmt::format("CreateContainer {}: {}, but it is not listed", c.name, status.error_message()));
     } else if (!status.ok()) {
       return Wrong(fmt::format("CreateContainer {}: {}", c.name, status.error_message()));
     } else {
@@ -207,7 +214,8 @@ class Churn {
     cri::ExecSyncRequest request;
     request.set_container_id(c.id);
     request.set_timeout(20);
-    for (const std::string& w : {std::string("sh"), std::string("-c"), fmt::format("echo {}; exit {}", word, code)}) request.add_cmd(w);
+    for (const std::string& w : {std::string("sh"), std::string("-c"), fmt::format("echo {}; exit {}", word, code)})
+      request.add_cmd(w);
     cri::ExecSyncResponse response;
     auto status = Call(&Stub::ExecSync, request, &response, true);
     if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
@@ -223,7 +231,8 @@ class Churn {
       auto after = Status(c.id);
       if (after && after->state() != cri::CONTAINER_RUNNING) return;
     }
-    Wrong(fmt::format("ExecSync in {}: {} exit {} output {}", c.name, status.error_message(), response.exit_code(), response.stdout()));
+    Wrong(fmt::format("ExecSync in {}: {} exit {} output {}", c.name, status.error_message(), response.exit_code(),
+                      response.stdout()));
   }
 
   void StopContainer(const Container& c) {
@@ -239,7 +248,8 @@ class Churn {
   void KillContainer(const Container& c) {
     int pid = 0;
     auto status = Status(c.id, &pid);
-    if (!status || status->state() != cri::CONTAINER_RUNNING) return Wrong(fmt::format("{} does not run before it is killed", c.name));
+    if (!status || status->state() != cri::CONTAINER_RUNNING)
+      return Wrong(fmt::format("{} does not run before it is killed", c.name));
     if (pid <= 1 || ::kill(pid, SIGKILL) < 0) return Wrong(fmt::format("cannot kill {} (pid {})", c.name, pid));
     ++g_counts.killed;
   }
@@ -247,7 +257,8 @@ class Churn {
   // Waits for its end, compares it with its fate, removes it.
   void Remove(const Container& c) {
     std::optional<cri::ContainerStatus> seen;
-    for (const auto until = Clock::now() + kOutage; Clock::now() < until; std::this_thread::sleep_for(milliseconds(20))) {
+    for (const auto until = Clock::now() + kOutage; Clock::now() < until;
+         std::this_thread::sleep_for(milliseconds(20))) {
       seen = Status(c.id);
       if (!seen || seen->state() == cri::CONTAINER_EXITED) break;
     }
@@ -255,7 +266,8 @@ class Churn {
     if (seen->state() != cri::CONTAINER_EXITED) {
       Wrong(fmt::format("{} ({}): its exit is lost", c.name, c.id));
     } else if (seen->exit_code() != c.code || seen->finished_at() < seen->started_at() || seen->started_at() <= 0) {
-      Wrong(fmt::format("{}: exit {} from {} to {}, expected {}", c.name, seen->exit_code(), seen->started_at(), seen->finished_at(), c.code));
+      Wrong(fmt::format("{}: exit {} from {} to {}, expected {}", c.name, seen->exit_code(), seen->started_at(),
+                        seen->finished_at(), c.code));
     } else {
       ++g_counts.exits;
     }
@@ -312,9 +324,11 @@ int main(int argc, char** argv) {
       });
   }
   const Counts& c = g_counts;
-  fmt::print("{{\"pods\":{},\"containers\":{},\"exits_right\":{},\"killed\":{},\"stopped\":{},\"execs_right\":{},\"execs_interrupted\":{},"
-             "\"retries\":{},\"wrong\":{}}}\n",
-             c.pods.load(), c.containers.load(), c.exits.load(), c.killed.load(), c.stopped.load(), c.execs.load(),
-             c.execs_interrupted.load(), c.retries.load(), c.wrong.load());
+  fmt::print(
+      "{{\"pods\":{},\"containers\":{},\"exits_right\":{},\"killed\":{},\"stopped\":{},\"execs_right\":{},\"execs_"
+      "interrupted\":{},"
+      "\"retries\":{},\"wrong\":{}}}\n",
+      c.pods.load(), c.containers.load(), c.exits.load(), c.killed.load(), c.stopped.load(), c.execs.load(),
+      c.execs_interrupted.load(), c.retries.load(), c.wrong.load());
   return c.wrong == 0 && c.exits == c.containers ? 0 : 1;
 }

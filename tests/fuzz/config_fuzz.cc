@@ -1,8 +1,9 @@
-// config.json as a stranger writes it: parse, check, plan. Nothing may crash; a refusal names what it refuses; what is accepted
-// can be written and read again without change; and every plan that the planner makes is one that the executor takes.
+// config.json as a stranger writes it: parse, check, plan. Nothing may crash; a refusal names what it refuses; what is
+// accepted can be written and read again without change; and every plan that the planner makes is one that the executor
+// takes.
 //
-// Two forms of input: with a first byte below 128 the rest is the document; else the bytes drive edits of a good document, which
-// reaches further. Run it where the process may do nothing (08-fuzz), since plans open what they name.
+// Two forms of input: with a first byte below 128 the rest is the document; else the bytes drive edits of a good
+// document, which reaches further. Run it where the process may do nothing (08-fuzz), since plans open what they name.
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include <cstdio>
@@ -63,15 +64,24 @@ const json::Value& Good() {
 
 json::Value Leaf(FuzzedDataProvider& in) {
   switch (in.ConsumeIntegralInRange(0, 9)) {
-    case 0: return nullptr;
-    case 1: return in.ConsumeBool();
-    case 2: return in.ConsumeIntegral<int64_t>();
-    case 3: return in.ConsumeIntegral<uint64_t>();
-    case 4: return in.ConsumeFloatingPoint<double>();
-    case 5: return json::Array{};
-    case 6: return json::Object{};
-    case 7: return json::Value("/" + in.ConsumeRandomLengthString(40));
-    default: return json::Value(in.ConsumeRandomLengthString(80));
+    case 0:
+      return nullptr;
+    case 1:
+      return in.ConsumeBool();
+    case 2:
+      return in.ConsumeIntegral<int64_t>();
+    case 3:
+      return in.ConsumeIntegral<uint64_t>();
+    case 4:
+      return in.ConsumeFloatingPoint<double>();
+    case 5:
+      return json::Array{};
+    case 6:
+      return json::Object{};
+    case 7:
+      return json::Value("/" + in.ConsumeRandomLengthString(40));
+    default:
+      return json::Value(in.ConsumeRandomLengthString(80));
   }
 }
 
@@ -122,7 +132,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto spec = ParseSpec(text, "config.json");
   if (!spec) {
     CheckRefusal(spec.error(), "parse");
-    if (!spec.error().what.starts_with("config.json")) Wrong("a refusal that does not name the document", spec.error().what);
+    if (!spec.error().what.starts_with("config.json"))
+      Wrong("a refusal that does not name the document", spec.error().what);
     return 0;
   }
   std::string written = json::ToText(*spec);
@@ -147,6 +158,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   init::Failure failure;
   init::Plan room;
   auto fds = prepared->RawFds();
-  if (!init::CheckPlan(prepared->plan.data(), prepared->plan.size(), fds.size(), &room, &failure)) Wrong("a plan that the executor refuses", failure.what);
+  if (!init::CheckPlan(prepared->plan.data(), prepared->plan.size(), fds.size(), &room, &failure))
+    Wrong("a plan that the executor refuses", failure.what);
   return 0;
 }

@@ -1,5 +1,6 @@
-// What a broken or hostile monitor may send to the agent: packets into PodLink's reader, while calls wait for answers. The input is
-// packets as [flags][type u8][request u8][length u16][body]; flag 1: a wrong length, flag 2: kMore, flag 4: a wrong magic.
+// What a broken or hostile monitor may send to the agent: packets into PodLink's reader, while calls wait for answers.
+// The input is packets as [flags][type u8][request u8][length u16][body]; flag 1: a wrong length, flag 2: kMore, flag
+// 4: a wrong magic.
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -45,7 +46,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (::send(peer.get(), packet.data(), packet.size(), MSG_NOSIGNAL) < 0) break;
   }
   unique_fd self(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
-  // The first call is written before the monitor's packets are read; then the connection ends, so that nothing waits for long.
+  // The first call is written before the monitor's packets are read; then the connection ends, so that nothing waits
+  // for long.
   if ((*link)->Attach(unique_fd(pair[0]), std::move(self), ::getpid())) {
     ::shutdown(peer.get(), SHUT_WR);
     auto until = Deadline::After(std::chrono::milliseconds(200));

@@ -1,8 +1,9 @@
-// Packets into the monitor's dispatcher. The monitor runs as it is, in a thread, on real sockets; each input is a run of packets
-// of one client, after which the monitor must still answer a List. Shutdown is left out: it ends the process by design.
+// Packets into the monitor's dispatcher. The monitor runs as it is, in a thread, on real sockets; each input is a run
+// of packets of one client, after which the monitor must still answer a List. Shutdown is left out: it ends the process
+// by design.
 //
-// Input: packets as [flags][type u16][length u16][body]; flag 1: one byte less than the header says, flag 2: of another major
-// version, flag 4: with a descriptor of a sealed memfd (a plan that no check lets through).
+// Input: packets as [flags][type u16][length u16][body]; flag 1: one byte less than the header says, flag 2: of another
+// major version, flag 4: with a descriptor of a sealed memfd (a plan that no check lets through).
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -102,7 +103,8 @@ bool AnswersList(int socket) {
     ssize_t n = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
     if (n <= 0) return false;
     for (cmsghdr* c = CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c))
-      for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) close(reinterpret_cast<int*>(CMSG_DATA(c))[i]);
+      for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i)
+        close(reinterpret_cast<int*>(CMSG_DATA(c))[i]);
     Header h;
     if (n < static_cast<ssize_t>(sizeof h)) Wrong("a short answer");
     memcpy(&h, inbox, sizeof h);

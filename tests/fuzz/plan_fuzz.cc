@@ -1,5 +1,6 @@
-// A start plan as it may arrive over a socket: what the executor's check lets through must be safe to read as the executor reads
-// it, every string ended, every array and descriptor inside. The input is laid over a header whose size and magic are right.
+// A start plan as it may arrive over a socket: what the executor's check lets through must be safe to read as the
+// executor reads it, every string ended, every array and descriptor inside. The input is laid over a header whose size
+// and magic are right.
 #include <linux/filter.h>
 #include <cstdlib>
 #include <cstring>

@@ -4,8 +4,8 @@
 //                   --image 127.0.0.1:5000/busybox:test --cycles 20 --pause-ms 60 [--parallel 1]
 //
 // Each cycle: RunPodSandbox, CreateContainer, StartContainer, StopContainer (grace 0), RemoveContainer, StopPodSandbox,
-// RemovePodSandbox. Prints the median and p99 of each call a runtime and the ratios to the first one, then one JSON line.
-// The image must be present in each runtime; nothing is left behind.
+// RemovePodSandbox. Prints the median and p99 of each call a runtime and the ratios to the first one, then one JSON
+// line. The image must be present in each runtime; nothing is left behind.
 #include <unistd.h>
 
 #include <cstdio>
@@ -29,7 +29,7 @@ constexpr size_t kCallCount = std::size(kCalls);
 struct Endpoint {
   std::string name;
   std::unique_ptr<cri::RuntimeService::Stub> stub;
-  std::vector<double> times[kCallCount + 1];   // milliseconds; the last is the whole cycle
+  std::vector<double> times[kCallCount + 1];  // milliseconds; the last is the whole cycle
 };
 
 [[noreturn]] void Die(const std::string& text) {
@@ -38,7 +38,8 @@ struct Endpoint {
 }
 
 template <class Request, class Response>
-double Timed(const Endpoint& e, size_t call, grpc::Status (cri::RuntimeService::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+double Timed(const Endpoint& e, size_t call,
+             grpc::Status (cri::RuntimeService::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
              const Request& request, Response* response) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
@@ -73,7 +74,8 @@ std::array<double, kCallCount + 1> Cycle(const Endpoint& e, const std::string& i
   create.mutable_config()->set_log_path("c.log");
   create.mutable_config()->mutable_linux()->mutable_security_context()->mutable_seccomp()->set_profile_type(
       cri::SecurityProfile_ProfileType_RuntimeDefault);
-  create.mutable_config()->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(cri::CONTAINER);
+  create.mutable_config()->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(
+      cri::CONTAINER);
   cri::CreateContainerResponse container;
   ms[1] = Timed(e, 1, &Stub::CreateContainer, create, &container);
   cri::StartContainerRequest start_request;
@@ -102,7 +104,9 @@ std::array<double, kCallCount + 1> Cycle(const Endpoint& e, const std::string& i
 
 double Quantile(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
-  return values.empty() ? 0 : values[std::min(values.size() - 1, static_cast<size_t>(q * static_cast<double>(values.size())))];
+  return values.empty()
+             ? 0
+             : values[std::min(values.size() - 1, static_cast<size_t>(q * static_cast<double>(values.size())))];
 }
 
 }  // namespace
@@ -120,16 +124,22 @@ int main(int argc, char** argv) {
       endpoints.emplace_back();
       endpoints.back().name = value.substr(0, equal);
       endpoints.back().stub = cri::RuntimeService::NewStub(channel);
-    } else if (option == "--image") image = value;
-    else if (option == "--logs") logs = value;
-    else if (option == "--cycles") cycles = std::atoi(value.c_str());
-    else if (option == "--pause-ms") pause_ms = std::atoi(value.c_str());
-    else if (option == "--parallel") parallel = std::atoi(value.c_str());
-    else Die("unknown option " + option);
+    } else if (option == "--image")
+      image = value;
+    else if (option == "--logs")
+      logs = value;
+    else if (option == "--cycles")
+      cycles = std::atoi(value.c_str());
+    else if (option == "--pause-ms")
+      pause_ms = std::atoi(value.c_str());
+    else if (option == "--parallel")
+      parallel = std::atoi(value.c_str());
+    else
+      Die("unknown option " + option);
   }
   if (endpoints.empty() || image.empty() || cycles < 1 || parallel < 1) Die("needs --endpoint name=socket and --image");
 
-  for (auto& e : endpoints) Cycle(e, image, logs);   // warm-up, not counted
+  for (auto& e : endpoints) Cycle(e, image, logs);  // warm-up, not counted
   for (int i = 0; i < cycles; i++) {
     for (auto& e : endpoints) {
       std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms));

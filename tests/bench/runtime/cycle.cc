@@ -1,10 +1,11 @@
 // Times commands as whole processes, in random alternation with a pause between starts.
 //
-//   berth_bench_cycle [--rounds 40] [--pause-ms 60] name=command ...       one at a time; p10, median, CPU, ratios to the first
-//   berth_bench_cycle --at-once 200 [--width 200] name=command ...         that many, `width` of them at a time; p50, p99
+//   berth_bench_cycle [--rounds 40] [--pause-ms 60] name=command ...       one at a time; p10, median, CPU, ratios to
+//   the first berth_bench_cycle --at-once 200 [--width 200] name=command ...         that many, `width` of them at a
+//   time; p50, p99
 //
-// A command is split at blanks; `{n}` becomes a number that is never repeated (container ids). Each must exit with 0, else the
-// run fails with what it wrote. Started by posix_spawn, standard input and output on /dev/null.
+// A command is split at blanks; `{n}` becomes a number that is never repeated (container ids). Each must exit with 0,
+// else the run fails with what it wrote. Started by posix_spawn, standard input and output on /dev/null.
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
@@ -39,7 +40,9 @@ double Now() {
   return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_nsec) / 1e6;
 }
 
-double Milliseconds(const timeval& t) { return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_usec) / 1e3; }
+double Milliseconds(const timeval& t) {
+  return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_usec) / 1e3;
+}
 
 pid_t Start(const std::string& command, int number) {
   std::vector<std::string> words;
@@ -87,10 +90,14 @@ int main(int argc, char** argv) {
   std::vector<Subject> subjects;
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
-    if (word == "--rounds" && i + 1 < argc) rounds = std::atoi(argv[++i]);
-    else if (word == "--pause-ms" && i + 1 < argc) pause_ms = std::atof(argv[++i]);
-    else if (word == "--at-once" && i + 1 < argc) at_once = std::atoi(argv[++i]);
-    else if (word == "--width" && i + 1 < argc) width = std::atoi(argv[++i]);
+    if (word == "--rounds" && i + 1 < argc)
+      rounds = std::atoi(argv[++i]);
+    else if (word == "--pause-ms" && i + 1 < argc)
+      pause_ms = std::atof(argv[++i]);
+    else if (word == "--at-once" && i + 1 < argc)
+      at_once = std::atoi(argv[++i]);
+    else if (word == "--width" && i + 1 < argc)
+      width = std::atoi(argv[++i]);
     else if (size_t equal = word.find('='); equal != std::string::npos && word[0] != '-')
       subjects.push_back({word.substr(0, equal), word.substr(equal + 1), {}, {}});
     else {
@@ -121,8 +128,9 @@ int main(int argc, char** argv) {
         running.erase(it);
       }
       const double took = Now() - begin;
-      std::printf("%-14s p50 %8.1f ms   p99 %8.1f ms   p99/p50 %4.2f   %6.0f a second   n=%zu\n", s.name.c_str(), At(s.wall, 0.5),
-                  At(s.wall, 0.99), At(s.wall, 0.99) / At(s.wall, 0.5), at_once / took * 1e3, s.wall.size());
+      std::printf("%-14s p50 %8.1f ms   p99 %8.1f ms   p99/p50 %4.2f   %6.0f a second   n=%zu\n", s.name.c_str(),
+                  At(s.wall, 0.5), At(s.wall, 0.99), At(s.wall, 0.99) / At(s.wall, 0.5), at_once / took * 1e3,
+                  s.wall.size());
     }
     return 0;
   }
@@ -137,7 +145,8 @@ int main(int argc, char** argv) {
       const pid_t pid = Start(s.command, ++number);
       int status = 0;
       rusage used{};
-      while (wait4(pid, &status, 0, &used) < 0 && errno == EINTR) {}
+      while (wait4(pid, &status, 0, &used) < 0 && errno == EINTR) {
+      }
       const double took = Now() - at;
       Check(s, status);
       if (round == 0) continue;  // the first round warms caches
@@ -147,6 +156,6 @@ int main(int argc, char** argv) {
   }
   const double first = At(subjects[0].wall, 0.5);
   for (const Subject& s : subjects)
-    std::printf("%-14s median %8.2f ms   p10 %8.2f ms   cpu %6.2f ms   %6.1fx   n=%zu\n", s.name.c_str(), At(s.wall, 0.5), At(s.wall, 0.1),
-                At(s.cpu, 0.5), At(s.wall, 0.5) / first, s.wall.size());
+    std::printf("%-14s median %8.2f ms   p10 %8.2f ms   cpu %6.2f ms   %6.1fx   n=%zu\n", s.name.c_str(),
+                At(s.wall, 0.5), At(s.wall, 0.1), At(s.cpu, 0.5), At(s.wall, 0.5) / first, s.wall.size());
 }
