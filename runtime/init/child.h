@@ -39,6 +39,7 @@ struct Control {
   int32_t sync = -1;
   int32_t target = -1;
   Stdio stdio;
+  int32_t enter = 0;
 };
 
 inline size_t PlanOffset(uint32_t fd_count) { return (sizeof(Control) + fd_count * sizeof(int32_t) + 7) & ~size_t{7}; }
@@ -50,6 +51,7 @@ struct Child {
   int sync = -1;
   Stdio stdio;
   int target = -1;  // exec: pidfd
+  int enter = 0;    // 1: plan.cgroup2 has to be entered by the child
 
   int proc = -1;  // procfs of the process's PID namespace, verified
   int host = -1;  // root of the caller's mount tree, between EnterRoot and LeaveHost with hooks

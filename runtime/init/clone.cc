@@ -121,7 +121,7 @@ long StartChild(Child& child, size_t fd_count, size_t plan_size, int stub, int p
     RunChild(child);
   }
   Control header{static_cast<uint32_t>(fd_count), static_cast<uint32_t>(plan_size), child.sync, child.target,
-                 child.stdio};
+                 child.stdio, child.enter};
   int control = WriteControl(header, child.fds, child.base);
   if (control < 0) return -1;
   char name[] = "berth-init", number[16];

@@ -189,6 +189,11 @@ void RunChild(Child& child) {
   const FdIndex* tasks = child.Array<FdIndex>(plan.cgroup1);
   for (uint32_t i = 0; i < plan.cgroup1.count; ++i)
     if (write(child.Fd(tasks[i]), "0", 1) != 1) Fail(child, errno, "enter cgroup");
+  if (child.enter) {
+    int procs = openat(child.Fd(plan.cgroup2), "cgroup.procs", O_WRONLY | O_CLOEXEC);
+    if (procs < 0 || write(procs, "0", 1) != 1) Fail(child, errno, "enter cgroup");
+    close(procs);
+  }
   JoinedCgroups(child);
   JoinNamespaces(child);
   if (plan.flags & kPlanNewCgroupNamespace && syscall(SYS_unshare, CLONE_NEWCGROUP) < 0)
@@ -302,6 +307,12 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
   } else {
     CloneArgs clone = PrepareClone(CloneFlags(*plan), child.Fd(plan->cgroup2), &pidfd);
     pid = StartChild(child, fd_count, size, options.stub, sockets[0], &clone);
+    // A cgroup at its pids.max takes no new process, but it takes one that exists: as every runtime's exec into it.
+    if (pid < 0 && errno == EAGAIN && plan->cgroup2 >= 0) {
+      child.enter = 1;
+      clone = PrepareClone(plan->clone_flags, -1, &pidfd);
+      pid = StartChild(child, fd_count, size, options.stub, sockets[0], &clone);
+    }
   }
   int err = errno;
   if (cpu_bytes > 0) syscall(SYS_sched_setaffinity, 0, cpu_bytes, cpus);
@@ -316,7 +327,12 @@ bool Begin(const void* bytes, size_t size, const int* fds, size_t fd_count, cons
     close(sockets[0]);
     *process = Process{};
     bool gone = err == ENOMEM && pid_namespace >= 0;  // the namespace's first process has ended
-    Describe(failure, gone ? 0 : err, gone ? "container not running" : "clone into new namespaces");
+    // The kernel's words for a group that takes no process.
+    const char* why = gone                                        ? "container not running"
+                      : err == EOPNOTSUPP && plan->cgroup2 >= 0   ? "clone into the cgroup (threaded, or below a threaded one)"
+                      : err == EBUSY && plan->cgroup2 >= 0        ? "clone into the cgroup (it hands controllers to groups below it)"
+                                                                  : "clone into new namespaces";
+    Describe(failure, gone ? 0 : err, why);
     return false;
   }
   process->pid = static_cast<pid_t>(pid);
@@ -437,6 +453,7 @@ void RunStub(int control) {
   child.sync = header->sync;
   child.stdio = header->stdio;
   child.target = header->target;
+  child.enter = header->enter;
   // What the caller keeps for the process beyond this exec must not be closed with the rest.
   for (uint32_t i = 0; i < child.plan->preserve_fds; ++i) fcntl(3 + static_cast<int>(i), F_SETFD, 0);
   RunChild(child);

@@ -139,7 +139,8 @@ Result<void> CheckUsable(const std::string& dir, bool fresh, bool v2, bool freez
     if (!fresh && Keyed(events, "populated").value_or(0))
       return Err(Code::kConflict, "cgroup {} has processes: container cgroups must be empty", dir);
     auto own = fresh ? Result<std::string>() : ReadControl(dir + "/cgroup.freeze");
-    if (Keyed(events, "frozen").value_or(0) || (own && own->starts_with("1"))) return Err(Code::kConflict, "{}", frozen);
+    if (Keyed(events, "frozen").value_or(0) || (own && own->starts_with("1")))
+      return Err(Code::kConflict, "{}", frozen);
     return {};
   }
   if (!fresh && !Trim(TRY(ReadControl(dir + "/cgroup.procs"))).empty())
@@ -266,21 +267,6 @@ Result<void> EnableController(const Layout& layout, const Group& group, const st
   return {};
 }
 
-Result<void> Delegate(const Layout& layout, const Group& group, uid_t uid, gid_t gid) {
-  if (layout.v2.empty()) return {};
-  unique_fd dir = TRY(Open(layout.v2 + group.path, O_RDONLY | O_DIRECTORY));
-  if (::fchown(dir.get(), uid, gid) < 0) return SysErr("give cgroup {} to user {}", group.path, uid);
-  // What the kernel says may be given away; before 4.15 it did not say.
-  auto text = ReadControl("/sys/kernel/cgroup/delegate");
-  for (const std::string& file :
-       Words(text ? *text : "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n", '\n')) {
-    if (file.find('/') != std::string::npos) continue;
-    if (::fchownat(dir.get(), file.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW) < 0 && errno != ENOENT)
-      return SysErr("give {} of cgroup {} to user {}", file, group.path, uid);
-  }
-  return {};
-}
-
 Result<void> Remove(const Layout& layout, const Group& group, const Deadline& until) {
   if (group.path.empty()) return {};
   TRY(CheckPath(group.path));
@@ -305,6 +291,16 @@ Result<void> Remove(const Layout& layout, const Group& group, const Deadline& un
     }
     if (auto slept = until.Sleep(pause, "cgroup " + left.front() + " to become empty"); !slept) return slept;
     pause = std::min(pause * 2, std::chrono::milliseconds(20));
+  }
+}
+
+void RemoveEmptyParents(const Layout& layout, const Group& group, std::string_view prefix) {
+  for (std::string path = Parent(group.path); path.size() > prefix.size() && path.starts_with(prefix);
+       path = Parent(path)) {
+    bool removed = false;
+    for (const Hierarchy& h : layout.v1) removed = ::rmdir((h.mount + path).c_str()) == 0 || removed;
+    if (!layout.v2.empty()) removed = ::rmdir((layout.v2 + path).c_str()) == 0 || removed;
+    if (!removed) return;
   }
 }
 

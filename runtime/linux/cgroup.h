@@ -43,25 +43,20 @@ struct Group {
 
 // Makes the directories in every hierarchy, parents too, enables controllers on the way down (version 2), fills cpuset
 // from the parent (version 1). An existing group is taken when it has no processes (in it or below) and is not frozen,
-// else kConflict; a new one below a frozen parent is kConflict too, since nothing could start in it. When it fails, what
-// it made is removed. `path` must be absolute and clean (no "..", no empty components): kInvalidArgument.
+// else kConflict; a new one below a frozen parent is kConflict too, since nothing could start in it. When it fails,
+// what it made is removed. `path` must be absolute and clean (no "..", no empty components): kInvalidArgument.
 Result<Group> Create(const Layout& layout, const std::string& path);
 // For inner groups (a pod's) and those that systemd made: may exist, have children and processes.
 Result<Group> Ensure(const Layout& layout, const std::string& path);
 
 // The limits of a group that was just made; absent members are left alone. kInvalidArgument names the member;
-// kFailedPrecondition names member and controller when the host has no such controller or the controller has no such file.
-// Device rules replace all earlier ones. What was written before a failure stays: the caller removes the group.
+// kFailedPrecondition names member and controller when the host has no such controller or the controller has no such
+// file. Device rules replace all earlier ones. What was written before a failure stays: the caller removes the group.
 Result<void> Apply(const Layout& layout, const Group& group, const oci::Resources& resources);
-// The same for a group with processes in it: all of it or nothing. When a write fails, those before it are taken back and
-// the error says so; kConflict when a limit is below what is in use (memory.checkBeforeUpdate, or the kernel's word).
-// Device rules change without a moment in which a device of both sets is refused. Serialise calls for one group.
+// The same for a group with processes in it: all of it or nothing. When a write fails, those before it are taken back
+// and the error says so; kConflict when a limit is below what is in use (memory.checkBeforeUpdate, or the kernel's
+// word). Device rules change without a moment in which a device of both sets is refused. Serialise calls for one group.
 Result<void> Update(const Layout& layout, const Group& group, const oci::Resources& resources);
-
-// Gives the group's directory and the files of /sys/kernel/cgroup/delegate to a user: for containers with a user namespace
-// and a cgroup namespace whose cgroup mount may be written. Version 2 only; on version 1 nothing happens, as a delegated
-// version 1 group is an escape.
-Result<void> Delegate(const Layout& layout, const Group& group, uid_t uid, gid_t gid);
 
 struct Entry {
   std::vector<unique_fd> tasks;  // version 1: `tasks`, write only
@@ -79,6 +74,8 @@ Result<void> WaitEmpty(const Layout& layout, const Group& group, const Deadline&
 // kernel says EBUSY, as long as the deadline allows. Parents stay.
 Result<void> Remove(const Layout& layout, const Group& group, const Deadline& until);
 Result<void> Remove(const Group& group);  // Host(), at most 2 s
+// After Remove: what became empty above it, as far up as the path begins with `prefix`. Best effort.
+void RemoveEmptyParents(const Layout& layout, const Group& group, std::string_view prefix);
 
 // The calling process's own group ("/user.slice/...") in the hierarchy that is mounted there; "" when it is the root.
 std::string OwnPath(const std::string& mount);

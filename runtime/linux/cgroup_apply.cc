@@ -12,9 +12,9 @@ class Writer {
   Writer(const Layout& layout, const Group& group, bool remember)
       : layout_(layout), group_(group), remember_(remember) {}
 
-  // Settings of one controller can depend on each other (limit and limit with swap, quota and period), and which one has
-  // to move first depends on what is in force and on the parent. The kernel says EINVAL to the one that is too early: it
-  // is tried again after the others.
+  // Settings of one controller can depend on each other (limit and limit with swap, quota and period), and which one
+  // has to move first depends on what is in force and on the parent. The kernel says EINVAL to the one that is too
+  // early: it is tried again after the others.
   Result<void> Write(const std::vector<Setting>& settings) {
     for (size_t begin = 0, end; begin < settings.size(); begin = end) {
       end = begin;
@@ -93,9 +93,9 @@ class Writer {
     }
     Error error = std::move(done).error();
     if (s.file == "memory.limit_in_bytes" && err == EBUSY)
-      return std::unexpected(Error{Code::kConflict,
-                                   fmt::format("{}.memory.limit: {} is below what the container uses now", kAt, s.value),
-                                   err, error.at});
+      return std::unexpected(
+          Error{Code::kConflict, fmt::format("{}.memory.limit: {} is below what the container uses now", kAt, s.value),
+                err, error.at});
     if (s.file == "memory.limit_in_bytes" && err == EINVAL)
       error.what += " (above the limit of memory and swap in force? memory.swap moves with it)";
     if (s.file == "memory.memsw.limit_in_bytes" && err == EINVAL)

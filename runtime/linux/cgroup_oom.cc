@@ -8,9 +8,7 @@
 namespace berth::runtime::cgroup {
 namespace {
 
-std::unexpected<Error> Gone(const Group& group) {
-  return Err(Code::kNotFound, "cgroup {}: not there", group.path);
-}
+std::unexpected<Error> Gone(const Group& group) { return Err(Code::kNotFound, "cgroup {}: not there", group.path); }
 
 }  // namespace
 
@@ -45,7 +43,9 @@ Result<OomFacts> ReadOom(const Layout& layout, const Group& group) {
   if (n < 0 && errno == ENODEV) return Gone(group);
   if (n < 0) return SysErr("read the OOM counts of cgroup {}", group.path);
   OomFacts facts = ParseOom({text, static_cast<size_t>(n)});
-  if (auto dir = V1Dir(layout, "memory", group)) facts.limit_hits = ReadNumber(*dir + "/memory.failcnt").value_or(0);
+  if (auto dir = V1Dir(layout, "memory", group))
+    facts.limit_hits = ReadNumber(*dir + "/memory.failcnt").value_or(0) +
+                       ReadNumber(*dir + "/memory.memsw.failcnt").value_or(0);  // met first when it allows no swap
   return facts;
 }
 

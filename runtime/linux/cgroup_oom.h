@@ -12,17 +12,18 @@ struct OomFacts {
   uint64_t kills = 0;        // processes killed, in the group or below
   uint64_t events = 0;       // times the limit was reached and nothing could be reclaimed (version 2 only)
   uint64_t group_kills = 0;  // times the whole group was killed (memory.oom.group)
-  uint64_t limit_hits = 0;   // allocations that met the limit (memory.failcnt, or "max" of memory.events)
+  uint64_t limit_hits = 0;   // allocations that met the limit (failcnt, or "max" of memory.events)
   bool under_oom = false;    // version 1 with disableOOMKiller: processes wait for memory now
   bool operator==(const OomFacts&) const = default;
 };
 
-// The counts go with the group: read them before it is removed. Zeros when there is no memory controller; kNotFound when
-// there is no such group.
+// The counts go with the group: read them before it is removed. Zeros when there is no memory controller; kNotFound
+// when there is no such group.
 Result<OomFacts> ReadOom(const Layout& layout, const Group& group);
 
-// memory.events or memory.oom_control, open for reading; ParseOom understands either. A monitor without paths of the host
-// gets this descriptor and reads it with pread when the container has ended. kFailedPrecondition: no memory controller.
+// memory.events or memory.oom_control, open for reading; ParseOom understands either. A monitor without paths of the
+// host gets this descriptor and reads it with pread when the container has ended. kFailedPrecondition: no memory
+// controller.
 Result<unique_fd> OpenOom(const Layout& layout, const Group& group);
 OomFacts ParseOom(std::string_view text);
 

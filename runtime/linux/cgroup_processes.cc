@@ -123,7 +123,8 @@ Result<void> Freeze(const Layout& layout, const Group& group, bool frozen, const
   std::string_view want = frozen ? "FROZEN" : "THAWED";
   auto pause = std::chrono::milliseconds(1);
   for (int round = 1;; ++round) {
-    // Written again each round: what was forked during FREEZING can hold it up (kernel documentation, freezer-subsystem).
+    // Written again each round: what was forked during FREEZING can hold it up (kernel documentation,
+    // freezer-subsystem).
     TRY(WriteControl(file, want));
     if (Trim(TRY(ReadControl(file))) == want) return {};
     // A group that forks faster than it is frozen has to start over from a state of its own.
@@ -142,7 +143,8 @@ Result<bool> IsFrozen(const Layout& layout, const Group& group) {
     if (text) return text->starts_with("1");
     if (text.error().sys != ENOENT) return std::unexpected(std::move(text).error());
   }
-  if (auto dir = V1Dir(layout, "freezer", group)) return !TRY(ReadControl(*dir + "/freezer.state")).starts_with("THAWED");
+  if (auto dir = V1Dir(layout, "freezer", group))
+    return !TRY(ReadControl(*dir + "/freezer.state")).starts_with("THAWED");
   return false;
 }
 

@@ -36,11 +36,12 @@ class Translator {
     // "No limit" and "do not disable" need no controller.
     bool limits = (set(m.limit) && *m.limit > 0) || (set(m.reservation) && *m.reservation > 0) ||
                   (set(m.swap) && *m.swap > 0) || m.swappiness || m.disableOOMKiller.value_or(false);
-    auto v2 = TRY(Version("memory", FirstOf({{set(m.limit), "memory.limit"},
-                                             {set(m.reservation), "memory.reservation"},
-                                             {set(m.swap), "memory.swap"},
-                                             {m.swappiness.has_value(), "memory.swappiness"},
-                                             {true, "memory.disableOOMKiller"}}),
+    auto v2 = TRY(Version("memory",
+                          FirstOf({{set(m.limit), "memory.limit"},
+                                   {set(m.reservation), "memory.reservation"},
+                                   {set(m.swap), "memory.swap"},
+                                   {m.swappiness.has_value(), "memory.swappiness"},
+                                   {true, "memory.disableOOMKiller"}}),
                           limits));
     if (!v2) return {};
     return *v2 ? Memory2(m, set) : Memory1(m, set);
@@ -112,7 +113,8 @@ class Translator {
       if (v1)
         Add(false, "blkio", "blkio.weight", text, "blockIO.weight").Or("blkio.bfq.weight", text);
       else
-        Add(true, "io", "io.bfq.weight", text, "blockIO.weight").Or("io.weight", fmt::format("{}", IoWeight(*b.weight)));
+        Add(true, "io", "io.bfq.weight", text, "blockIO.weight")
+            .Or("io.weight", fmt::format("{}", IoWeight(*b.weight)));
     }
     for (size_t i = 0; i < b.weightDevice.size(); ++i) {
       const oci::WeightDevice& d = b.weightDevice[i];
@@ -158,7 +160,8 @@ class Translator {
         std::string pair = fmt::format("{}={}", kind.v2_key, d.rate ? fmt::format("{}", d.rate) : "max");
         bool joined = false;
         for (Setting& s : out_)
-          if (s.file == "io.max" && s.key == device && s.value.find(kind.v2_key + std::string("=")) == std::string::npos) {
+          if (s.file == "io.max" && s.key == device &&
+              s.value.find(kind.v2_key + std::string("=")) == std::string::npos) {
             s.value += " " + pair;
             joined = true;
             break;
@@ -279,7 +282,8 @@ class Translator {
 
   Result<void> Memory1(const oci::Memory& m, bool (*set)(const std::optional<int64_t>&)) {
     int64_t swap = m.swap.value_or(0);
-    if (m.limit.value_or(0) == -1 && swap == 0) swap = -1;  // no limit and a limit of the sum would contradict each other
+    if (m.limit.value_or(0) == -1 && swap == 0)
+      swap = -1;  // no limit and a limit of the sum would contradict each other
     if (set(m.limit)) Add(false, "memory", "memory.limit_in_bytes", fmt::format("{}", *m.limit), "memory.limit");
     // Without swap accounting the sum cannot be limited, which only matters where swap is allowed and limited.
     if (swap != 0)

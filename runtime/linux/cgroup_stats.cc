@@ -158,8 +158,8 @@ class Collector {
       };
       s_.io_bytes = first({"throttle.io_service_bytes_recursive", "bfq.io_service_bytes_recursive",
                            "io_service_bytes_recursive", "throttle.io_service_bytes"});
-      s_.io_operations = first(
-          {"throttle.io_serviced_recursive", "bfq.io_serviced_recursive", "io_serviced_recursive", "throttle.io_serviced"});
+      s_.io_operations = first({"throttle.io_serviced_recursive", "bfq.io_serviced_recursive", "io_serviced_recursive",
+                                "throttle.io_serviced"});
       s_.io_queued = first({"bfq.io_queued_recursive", "io_queued_recursive"});
       s_.io_service_time = first({"bfq.io_service_time_recursive", "io_service_time_recursive"});
       s_.io_wait_time = first({"bfq.io_wait_time_recursive", "io_wait_time_recursive"});
@@ -202,7 +202,8 @@ class Collector {
         s_.hugetlb[size] = {NumberOf(at + ".current"), 0, Keyed(Text(base + ".events"), "max").value_or(0)};
       } else {
         std::string at = Exists(base + ".rsvd.usage_in_bytes") ? base + ".rsvd" : base;
-        s_.hugetlb[size] = {NumberOf(at + ".usage_in_bytes"), NumberOf(at + ".max_usage_in_bytes"), NumberOf(at + ".failcnt")};
+        s_.hugetlb[size] = {NumberOf(at + ".usage_in_bytes"), NumberOf(at + ".max_usage_in_bytes"),
+                            NumberOf(at + ".failcnt")};
       }
     }
   }

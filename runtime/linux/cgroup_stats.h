@@ -72,15 +72,16 @@ struct Stats {
   uint64_t memory_rss = 0, memory_cache = 0, memory_mapped_file = 0, memory_swap = 0;
   uint64_t active_anon = 0, inactive_anon = 0, active_file = 0, inactive_file = 0, unevictable = 0;
   uint64_t page_faults = 0, major_page_faults = 0;
-  MemoryCounter swap;                // memory and swap together, whatever the version
-  MemoryCounter kernel, kernel_tcp;  // kernel_tcp: version 1
+  MemoryCounter swap;                           // memory and swap together, whatever the version
+  MemoryCounter kernel, kernel_tcp;             // kernel_tcp: version 1
   std::map<std::string, uint64_t> memory_stat;  // memory.stat as it is
   uint64_t oom_kills = 0, oom_events = 0, oom_group_kills = 0, memory_low_events = 0, memory_high_events = 0;
 
   uint64_t pids = 0, pids_limit = 0;  // 0: none
 
   std::vector<IoEntry> io_bytes, io_operations;  // since the group was made, subtree included
-  std::vector<IoEntry> io_queued, io_service_time, io_wait_time, io_merged, io_time, io_sectors;  // version 1 with a scheduler that counts
+  std::vector<IoEntry> io_queued, io_service_time, io_wait_time, io_merged, io_time,
+      io_sectors;  // version 1 with a scheduler that counts
 
   std::map<std::string, HugepageStats> hugetlb;  // by page size: "2MB"
   std::map<std::string, RdmaStats> rdma;         // by device
@@ -88,8 +89,8 @@ struct Stats {
   std::optional<CpusetStats> cpuset;
 };
 
-// Controllers that are not there leave zeros. Maxima, failures of swap and kernel memory, single CPUs and memory_stat come
-// with kAllStats only. kNotFound: no such group.
+// Controllers that are not there leave zeros. Maxima, failures of swap and kernel memory, single CPUs and memory_stat
+// come with kAllStats only. kNotFound: no such group.
 Result<Stats> ReadStats(const Layout& layout, const Group& group, unsigned parts = kUsageStats);
 
 }  // namespace berth::runtime::cgroup

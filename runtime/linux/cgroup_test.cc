@@ -64,7 +64,9 @@ TEST(Conversions, SharesToWeight) {
 
 TEST(Conversions, Swap) {
   using M = oci::Memory;
-  auto swap = [](std::optional<int64_t> limit, std::optional<int64_t> both) { return SwapMax(M{.limit = limit, .swap = both}); };
+  auto swap = [](std::optional<int64_t> limit, std::optional<int64_t> both) {
+    return SwapMax(M{.limit = limit, .swap = both});
+  };
   EXPECT_EQ(swap(100, 300)->value(), 200);
   EXPECT_EQ(swap(100, 100)->value(), 0);
   EXPECT_EQ(swap(100, -1)->value(), -1);

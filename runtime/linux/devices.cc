@@ -1,5 +1,5 @@
-// Device rules. Version 1: what the rules come to, written to devices.allow and devices.deny. Version 2: a program of type
-// CGROUP_DEVICE, loaded once per rule set in this process and attached to many groups.
+// Device rules. Version 1: what the rules come to, written to devices.allow and devices.deny. Version 2: a program of
+// type CGROUP_DEVICE, loaded once per rule set in this process and attached to many groups.
 #include <linux/bpf.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -169,7 +169,8 @@ namespace {
 std::string LineFor(const DeviceSet::Exception& e) {
   auto number = [](int64_t n) { return n < 0 ? std::string("*") : fmt::format("{}", n); };
   std::string access;
-  for (auto [bit, letter] : {std::pair{BPF_DEVCG_ACC_READ, 'r'}, {BPF_DEVCG_ACC_WRITE, 'w'}, {BPF_DEVCG_ACC_MKNOD, 'm'}})
+  for (auto [bit, letter] :
+       {std::pair{BPF_DEVCG_ACC_READ, 'r'}, {BPF_DEVCG_ACC_WRITE, 'w'}, {BPF_DEVCG_ACC_MKNOD, 'm'}})
     if (e.access & static_cast<uint32_t>(bit)) access += letter;
   return fmt::format("{} {}:{} {}", e.type, number(e.major), number(e.minor), access);
 }
@@ -178,7 +179,8 @@ struct Files {
   const std::string& dir;
   unique_fd allow, deny;
   static Result<Files> Open(const std::string& dir) {
-    return Files{dir, TRY(berth::Open(dir + "/devices.allow", O_WRONLY)), TRY(berth::Open(dir + "/devices.deny", O_WRONLY))};
+    return Files{dir, TRY(berth::Open(dir + "/devices.allow", O_WRONLY)),
+                 TRY(berth::Open(dir + "/devices.deny", O_WRONLY))};
   }
   Result<void> Write(bool allowing, const std::string& line) const {
     if (::write((allowing ? allow : deny).get(), line.data(), line.size()) < 0)
@@ -228,9 +230,8 @@ Result<DeviceSet> FlattenRules(const std::vector<oci::DeviceRule>& rules) {
         return (b.major == -1 || a.major == b.major) && (b.minor == -1 || a.minor == b.minor);
       };
       if (r.allow != set.allows_all) {  // one exception more
-        auto same = std::find_if(set.exceptions.begin(), set.exceptions.end(), [&](const auto& e) {
-          return e.type == type && e.major == major && e.minor == minor;
-        });
+        auto same = std::find_if(set.exceptions.begin(), set.exceptions.end(),
+                                 [&](const auto& e) { return e.type == type && e.major == major && e.minor == minor; });
         if (same != set.exceptions.end())
           same->access |= bits;
         else
@@ -245,8 +246,8 @@ Result<DeviceSet> FlattenRules(const std::vector<oci::DeviceRule>& rules) {
         else if (within(rule, e) || ((rule.major == -1 || e.major == -1 || rule.major == e.major) &&
                                      (rule.minor == -1 || e.minor == -1 || rule.minor == e.minor)))
           return Err(Code::kInvalidArgument,
-                     "{}.devices[{}]: takes a part of what an earlier rule ({}) {}; cgroup version 1 cannot do that", kAt,
-                     i, LineFor(e), set.allows_all ? "denies" : "allows");
+                     "{}.devices[{}]: takes a part of what an earlier rule ({}) {}; cgroup version 1 cannot do that",
+                     kAt, i, LineFor(e), set.allows_all ? "denies" : "allows");
       }
       std::erase_if(set.exceptions, [](const auto& e) { return e.access == 0; });
     }

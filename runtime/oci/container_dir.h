@@ -27,13 +27,13 @@ struct StateRecord {
   std::string ociVersion, id;
   int64_t pid = 0;
   uint64_t startTime = 0;  // field 22 of /proc/<pid>/stat
-  std::string bundle, rootfs, created, owner, cgroup;
+  std::string bundle, rootfs, created, owner, cgroup, scope;  // scope: systemd's unit, if it made the cgroup
   std::map<std::string, std::string> annotations;
   std::optional<Hooks> hooks;                  // poststart and poststop only: what later commands run
   std::string listenerPath, listenerMetadata;  // of a filter that notifies, for `start`
 };
 BOOST_DESCRIBE_STRUCT(StateRecord, (),
-                      (ociVersion, id, pid, startTime, bundle, rootfs, created, owner, cgroup, annotations, hooks,
+                      (ociVersion, id, pid, startTime, bundle, rootfs, created, owner, cgroup, scope, annotations, hooks,
                        listenerPath, listenerMetadata))
 
 // What `state` prints; members and spelling of the OCI runtime-spec, and those that containerd and podman read.

@@ -5,6 +5,7 @@
 #include "base/deadline.h"
 #include "runtime/linux/cgroup.h"
 #include "runtime/oci/launch.h"
+#include "runtime/oci/scope.h"
 
 namespace berth::runtime::oci {
 
@@ -22,7 +23,10 @@ Result<void> Delete(const RuntimeHost& host, const std::string& id, bool force) 
     StateRecord half;
     half.id = id;
     if (auto spec = dir.ReadConfig(); spec && spec->linux) {
-      if (auto path = CgroupPath(host, *spec, id)) half.cgroup = *path;
+      if (auto path = CgroupPath(host, *spec, id)) {
+        half.cgroup = *path;
+        if (host.systemd_cgroup) half.scope = path->substr(path->rfind('/') + 1);
+      }
       half.ociVersion = spec->ociVersion;
       half.annotations = spec->annotations;
       if (spec->hooks) half.hooks.emplace().poststop = spec->hooks->poststop;
@@ -62,6 +66,7 @@ Result<void> Update(const RuntimeHost& host, const std::string& id, const Resour
   if (TRY(StatusOf(dir, state)) == Status::kStopped) return Err(Code::kConflict, "container not running");
   if (state.cgroup.empty())
     return Err(Code::kFailedPrecondition, "container {} has no cgroup: it has no limits to update", id);
+  if (!state.scope.empty()) TRY(UpdateScope(state.scope, resources, Deadline::After(std::chrono::seconds(30))));
   return cgroup::Update(*TRY(cgroup::Host()), cgroup::Group{state.cgroup}, resources);
 }
 

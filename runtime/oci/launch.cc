@@ -14,13 +14,18 @@
 #include "base/atomic_file.h"
 #include "base/undo.h"
 #include "runtime/linux/cgroup.h"
+#include "runtime/linux/cgroup_files.h"
 #include "runtime/linux/net_devices.h"
+#include "runtime/linux/systemd.h"
 #include "runtime/oci/hooks.h"
 #include "runtime/oci/listener.h"
+#include "runtime/oci/scope.h"
 #include "runtime/oci/validate.h"
 
 namespace berth::runtime::oci {
 namespace {
+
+constexpr auto kSystemdTime = std::chrono::seconds(30);  // busy managers reload their units for seconds
 
 std::string Now() {
   timespec ts;
@@ -132,34 +137,13 @@ Result<void> SendTerminal(const std::string& path, int master) {
 
 Result<std::string> CgroupPath(const RuntimeHost& host, const Spec& spec, const std::string& id) {
   const std::string& path = spec.linux->cgroupsPath;
-  if (!host.systemd_cgroup) {
-    if (path.empty()) return "/berth-oci-" + id;  // flat, so that deletion leaves no parent behind
-    return path[0] == '/' ? path : "/berth-oci-" + path;
-  }
-  // slice:prefix:name. The directories that systemd would use for the scope, made by us: units are not registered.
-  std::vector<std::string> parts(1);
-  for (char c : path) {
-    if (c == ':')
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  }
-  if (path.empty()) parts = {"system.slice", "berth-oci", id};
-  if (parts.size() != 3)
-    return Err(Code::kInvalidArgument, "linux.cgroupsPath: \"{}\": must be slice:prefix:name with --systemd-cgroup",
-               path);
-  std::string slice = parts[0].empty() ? "system.slice" : parts[0];
-  if (!slice.ends_with(".slice") || slice.find('/') != std::string::npos)
-    return Err(Code::kInvalidArgument, "linux.cgroupsPath: \"{}\" is not a slice", slice);
-  std::string out, stem(slice, 0, slice.size() - 6);
-  if (stem != "-")  // a-b-c.slice lies in a-b.slice lies in a.slice
-    for (size_t dash = stem.find('-');; dash = stem.find('-', dash + 1)) {
-      out += '/';
-      out.append(stem, 0, dash);
-      out += ".slice";
-      if (dash == std::string::npos) break;
-    }
-  return out + "/" + (parts[1].empty() ? parts[2] : parts[1] + "-" + parts[2]) + ".scope";
+  if (host.systemd_cgroup) return systemd::PathOf(TRY(systemd::ScopeOf(path, id, systemd::UserManager())));
+  if (path.empty()) return "/berth-oci-" + id;  // flat, so that deletion leaves no parent behind
+  // Spelt in several ways, the same place.
+  std::string clean;
+  for (const std::string& part : cgroup::Words(path, '/')) clean += "/" + part;
+  if (clean.empty()) return Err(Code::kInvalidArgument, "linux.cgroupsPath: \"{}\" names the root", path);
+  return path[0] == '/' ? clean : "/berth-oci-" + clean.substr(1);
 }
 
 Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool listen, int* failed_code) {
@@ -194,7 +178,22 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   in.spec = &spec;
   in.id = r.id;
   in.bundle = r.bundle;
-  in.cgroup_path = TRY(CgroupPath(host, spec, r.id));
+  std::optional<OpenedScope> scope;
+  if (host.systemd_cgroup) {
+    scope = TRY(OpenScope(spec, r.id, Deadline::After(kSystemdTime)));
+    undo.Add("stop the scope", [&]() -> Result<void> {
+      const std::string unit = scope->unit;
+      const cgroup::Group group{scope->cgroup};
+      scope.reset();
+      auto stopped = StopScope(unit, Deadline::After(kSystemdTime));
+      auto removed = cgroup::Remove(group);  // version 1 hierarchies that systemd does not manage
+      return stopped ? removed : stopped;
+    });
+    in.cgroup_path = scope->cgroup;
+    in.adopt_cgroup = true;
+  } else {
+    in.cgroup_path = TRY(CgroupPath(host, spec, r.id));
+  }
   in.new_keyring = r.new_keyring;
   in.no_pivot = r.no_pivot;
   in.preserve_fds = r.preserve_fds;
@@ -203,7 +202,7 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   in.seccomp_cache = host.root + "/.seccomp";
   TRY(Unprivilege(host, spec, &in));
   Prepared prepared = TRY(MakePlan(in));
-  undo.Add("remove cgroup", [group = prepared.cgroup] { return cgroup::Remove(group); });
+  if (!scope) undo.Add("remove cgroup", [group = prepared.cgroup] { return cgroup::Remove(group); });
   for (const std::string& w : prepared.warnings) host.warn(w);
 
   out.state.ociVersion = spec.ociVersion;
@@ -256,6 +255,10 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   out.state.rootfs = rootfs;
   out.state.created = Now();
   out.state.cgroup = prepared.cgroup.path;
+  if (scope) {
+    out.state.scope = scope->unit;
+    scope->holder.End();  // the container's process keeps the scope alive now
+  }
   TRY(out.dir.WriteState(out.state));
   TRY_CTX(WritePidFile(r.pid_file, out.process.pid), "--pid-file");
   undo.Keep();
@@ -272,7 +275,13 @@ Result<void> TearDown(const RuntimeHost& host, const ContainerDir& dir, const St
       TRY(cgroup::KillAll(*layout, group));
       TRY(cgroup::WaitEmpty(*layout, group, until));
     }
+    if (!state.scope.empty()) {
+      // A manager that is gone, or started anew, collects the empty scope by itself.
+      auto stopped = StopScope(state.scope, Deadline::After(kSystemdTime));
+      if (!stopped && stopped.error().code != Code::kFailedPrecondition) return stopped;
+    }
     TRY(cgroup::Remove(*layout, group, until));
+    cgroup::RemoveEmptyParents(*layout, group, "/berth-oci-");
   }
   TRY(dir.Remove());
   RunPoststop(host, state);

@@ -294,8 +294,9 @@ bool HasLimits(const Spec& spec) {
 
 Result<void> MakeCgroup(PlanWriter& w, const PlanInput& in, Prepared* out, Undo* undo) {
   const cgroup::Layout* layout = TRY(cgroup::Host());
-  cgroup::Group group = TRY(cgroup::Create(*layout, in.cgroup_path));
-  undo->Add("remove cgroup", [group] { return cgroup::Remove(group); });
+  cgroup::Group group = TRY(in.adopt_cgroup ? cgroup::Ensure(*layout, in.cgroup_path)
+                                            : cgroup::Create(*layout, in.cgroup_path));
+  if (!in.adopt_cgroup) undo->Add("remove cgroup", [group] { return cgroup::Remove(group); });
   Resources resources = ResourcesOf(*in.spec);
   if (in.user_entered || in.nested)
     resources.devices.clear();  // only the host's root may; there is nothing to mknod either

@@ -36,6 +36,8 @@ struct PlanInput {
   bool caller_pid = false;     // the same, but the descriptor comes with init::Options::pid_namespace
   std::string cgroup_path;     // absolute, below every hierarchy's mount ("/berth/<pod>/<container>"); empty: the
                                // executor's cgroups are kept and spec.linux.resources must be empty
+  bool adopt_cgroup = false;   // systemd has made it and a process of the caller's is in it: used as it is, and left
+                               // there when planning fails
   int user_namespace = -1;     // join this user namespace (a pod's), whatever the spec says; borrowed
   bool user_entered = false;   // the calling process, which executes the plan too, has entered the user namespace that
                               // the spec asks for (rootless): nothing is left to be done for it

@@ -65,7 +65,7 @@ std::string Features() {
   Object linux{
       {"namespaces", list({"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"})},
       {"capabilities", caps},
-      {"cgroup", Object{{"v1", true}, {"v2", true}, {"systemd", false}, {"systemdUser", false}, {"rdma", false}}},
+      {"cgroup", Object{{"v1", true}, {"v2", true}, {"systemd", true}, {"systemdUser", true}, {"rdma", true}}},
       {"seccomp", seccomp},
       {"apparmor", Object{{"enabled", true}}},
       {"selinux", Object{{"enabled", true}}},
