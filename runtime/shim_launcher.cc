@@ -28,6 +28,7 @@ using shim::Type;
 namespace {
 
 constexpr std::chrono::seconds kUndoTime(5);      // to take back what a failed call has made
+constexpr std::chrono::seconds kEndTime(1);       // for a monitor that closed its sockets to be gone
 constexpr std::chrono::seconds kShutdownTime(2);  // for a monitor to end its pod by itself; then it is killed
 
 Result<std::string> ShimBeside() {
@@ -261,7 +262,11 @@ Result<AdoptedPod> ShimLauncher::Adopt(const PodLaunch& pod, const Deadline& unt
   // The link stays known when this fails: StopPod then finds the pod's cgroups and its hanging monitor.
   if (link->monitor() < 0) TRY(link->Connect(until));
   const std::string what = fmt::format("adopt pod {}", pod.id.Short());
-  auto hello = TRY(link->Call({Type::kHello, Bytes(shim::HelloRequest()), {}}, until, what));
+  auto answer = link->Call({Type::kHello, Bytes(shim::HelloRequest()), {}}, until, what);
+  // One that is just ending takes connections for a moment longer.
+  if (!answer && answer.error().code == Code::kUnavailable && link->WaitGone(until.Sooner(kEndTime)))
+    return Err(Code::kNotFound, "{}: its monitor has ended", what);
+  auto hello = TRY(std::move(answer));
   auto reply = hello.back().As<shim::HelloReply>();
   if (strnlen(reply.pod, sizeof reply.pod) != pod.id.str().size() || pod.id.str() != std::string_view(reply.pod, pod.id.str().size()))
     return Err(Code::kConflict, "{}: the monitor at {} is of another pod", what, pod.run_dir);
