@@ -91,11 +91,13 @@ TEST(Config, EveryOptionHasAKey) {
   const auto& [root, run, snapshotter, parallel_downloads, pinned, registries] = images::Options();  // root, run: of the top level
   const auto& [mirrors, plain_http, skip_verify, ca_file] = images::RegistryOptions();
   const auto& [config_dir, plugin_dirs, built_in_default, bridge, subnets, table] = cni::Options();
-  const auto& [shim, cgroup_root, seccomp_profile] = runtime::Options();
+  const auto& [shim, cgroup_root, seccomp_profile, handlers] = runtime::Options();
   const auto& [address, tls_certificate, tls_key, sessions] = cri::streaming::Options();
+  const auto& [path, type, state_root, options] = runtime::Handler();
   const size_t ours = 2 + 4 + 4 + 1 + 2;  // top level, server, streaming, metrics, log
   EXPECT_EQ(Keys().size(), ours + 3 + 6 + 3);
   EXPECT_EQ(RegistryKeys().size(), 4u);
+  EXPECT_EQ(HandlerKeys().size(), 4u);
 }
 
 TEST(Config, TheExampleIsUpToDate) { ExpectGolden("packaging/config.toml", PrintDefaults(true)); }
@@ -114,6 +116,18 @@ TEST(Config, UnknownKeys) {
   EXPECT_EQ(Refusal("[images.registries.'a.io']\nmirrrors=[]"),
             "c.toml:2: images.registries.\"a.io\".mirrrors: unknown key; did you mean images.registries.\"a.io\".mirrors?");
   EXPECT_EQ(Refusal("log.zzzzzz = 1"), "c.toml:1: log.zzzzzz: unknown key; there are log.level, log.format");
+}
+
+TEST(Config, HandlersNeedAProgramAndAName) {
+  EXPECT_EQ(Refusal("[runtime.handlers.crun]"), "c.toml:1: runtime.handlers.crun.path: must be set to the OCI runtime's program");
+  EXPECT_EQ(Refusal("[runtime.handlers.crun]\ntype = 'oci'"), "c.toml:1: runtime.handlers.crun.path: must be set to the OCI runtime's program");
+  EXPECT_EQ(Refusal("[runtime.handlers.crun]\npath = 'crun'"),
+            "c.toml:2: runtime.handlers.crun.path: expected an absolute path without . and .. parts, got \"crun\"");
+  EXPECT_TRUE(Refusal("[runtime.handlers.berth]\npath = '/x'").find("not \"berth\"") != std::string::npos);
+  auto loaded = Parse("", "c.toml", {{"runtime.handlers.crun.path", "/usr/bin/crun"}, {"runtime.handlers.crun.options", "--a,--b"}});
+  ASSERT_TRUE(IsOk(loaded));
+  EXPECT_EQ(loaded->config.runtime.handlers.at("crun").path, "/usr/bin/crun");
+  EXPECT_EQ(loaded->config.runtime.handlers.at("crun").options, (std::vector<std::string>{"--a", "--b"}));
 }
 
 TEST(Config, ValuesAreChecked) {

@@ -143,6 +143,7 @@ std::string Mirror(std::string& text) {
 
 constexpr std::string_view kLevels[] = {"debug", "info", "warn", "error"};          // in the order of log::Level
 constexpr std::string_view kFormats[] = {"logfmt", "json"};                         // in the order of log::Format
+constexpr std::string_view kHandlerTypes[] = {"oci"};
 constexpr std::string_view kSnapshotters[] = {"auto", "erofs", "directory"};
 
 }  // namespace
@@ -155,6 +156,13 @@ std::string CheckRegistryHost(std::string& host) {
   bool good = !name.empty() && name.size() <= 253 && OnlyOf(name, ".-") && !name.starts_with('.') && !name.starts_with('-');
   if (colon != host.npos) good = good && ParseIpPort("127.0.0.1" + host.substr(colon)).has_value();
   return good ? "" : std::string(kExpected);
+}
+
+std::string CheckHandlerName(std::string& name) {
+  // As Kubernetes has it for a RuntimeClass: a DNS label. "berth" is the native runtime.
+  const bool good = !name.empty() && name.size() <= 63 && name.front() != '-' && name.back() != '-' && name != "berth" &&
+                    std::ranges::all_of(name, [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; });
+  return good ? "" : "the name of a runtime handler: up to 63 of a-z, 0-9 and '-', and not \"berth\"";
 }
 
 std::span<const Key<Config>> Keys() {
@@ -233,6 +241,18 @@ std::span<const Key<images::RegistryOptions>> RegistryKeys() {
       At<R, &R::plain_http>("plain_http", kBool, "Talk HTTP to the host itself; loopback hosts always may."),
       At<R, &R::skip_verify>("skip_verify", kBool, "Accept any certificate."),
       At<R, &R::ca_file>("ca_file", kText, "Certificates in PEM form to trust besides the system's; \"\": none.", {.check = PathOrEmpty}),
+  };
+  return keys;
+}
+
+std::span<const Key<runtime::Handler>> HandlerKeys() {
+  using enum Type;
+  using H = runtime::Handler;
+  static const std::vector<Key<H>> keys = {
+      At<H, &H::path>("path", kText, "The OCI runtime's program.", {.check = AbsolutePath}),
+      At<H, &H::type>("type", kText, "How it is driven: oci, the command line that OCI runtimes share.", {.choices = kHandlerTypes}),
+      At<H, &H::root>("root", kText, "Its state directory; \"\": one in each pod's own directory.", {.check = PathOrEmpty}),
+      At<H, &H::options>("options", kList, "Global options of the program, put before its command."),
   };
   return keys;
 }

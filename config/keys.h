@@ -20,7 +20,7 @@ using Check = std::string (*)(std::string& text);
 
 template <class Owner>
 struct Key {
-  std::string_view path;                        // "images.snapshotter"; of RegistryOptions: "mirrors"
+  std::string_view path;                        // "images.snapshotter"; of tables with a name: "mirrors"
   Type type;
   std::string_view about;                       // a line for people
   Value (*get)(const Owner&, std::span<const std::string_view> choices);
@@ -35,6 +35,9 @@ std::span<const Key<Config>> Keys();                                    // in th
 std::span<const Key<images::RegistryOptions>> RegistryKeys();           // [images.registries."host"]
 inline constexpr std::string_view kRegistries = "images.registries";
 std::string CheckRegistryHost(std::string& host);                       // the name of such a table
+std::span<const Key<runtime::Handler>> HandlerKeys();                   // [runtime.handlers.name]
+inline constexpr std::string_view kHandlers = "runtime.handlers";
+std::string CheckHandlerName(std::string& name);
 
 std::string_view SectionOf(std::string_view path);                      // "images"; "" for a top-level key
 std::string QuoteToml(std::string_view text);                           // a basic string, with its quotes

@@ -129,6 +129,14 @@ class Loader {
       origin_ = out_.origins.contains(run_set ? "run" : "root") ? out_.origins[run_set ? "run" : "root"] : name_;
       Fail(run_set ? "run" : "root", fmt::format("root ({}) and run ({}) must not lie in one another", c.root, c.run));
     }
+    for (const auto& [name, handler] : c.runtime.handlers) {
+      const std::string key = Join({"runtime", "handlers", name, "path"});
+      // Not twice, when what was written there is no path.
+      if (!handler.path.empty() || std::ranges::any_of(errors_, [&](const Problem& p) { return p.text.find(key + ":") != p.text.npos; }))
+        continue;
+      origin_ = named_at_[name];
+      Fail(key, "must be set to the OCI runtime's program");
+    }
     if (errors_.empty()) return std::move(out_);
     std::string what;
     for (const Problem& p : errors_) what += (what.empty() ? "" : "\n") + p.text;
@@ -150,18 +158,49 @@ class Loader {
     errors_.push_back({line_, fmt::format("{}: {}: {}", origin_, key, what)});
   }
 
-  static bool IsRegistries(const Path& path) { return path.size() >= 2 && path[0] == "images" && path[1] == "registries"; }
+  // In a table of tables, each of which has a name of the user's: images.registries, runtime.handlers.
+  static bool IsBelow(const Path& path, std::string_view tables) { return path.size() >= 2 && path[0] + "." + path[1] == tables; }
+  static bool IsNamed(const Path& path) { return IsBelow(path, kRegistries) || IsBelow(path, kHandlers); }
+
+  template <class Owner>
+  static std::optional<Type> TypeIn(const Path& path, std::span<const Key<Owner>> keys) {
+    for (const auto& key : keys)
+      if (path.size() == 4 && path[3] == key.path) return key.type;
+    return std::nullopt;
+  }
 
   static std::optional<Type> TypeOf(const Path& path) {
-    if (IsRegistries(path)) {
-      for (const auto& key : RegistryKeys())
-        if (path.size() == 4 && path[3] == key.path) return key.type;
-      return std::nullopt;
-    }
+    if (IsBelow(path, kRegistries)) return TypeIn(path, RegistryKeys());
+    if (IsBelow(path, kHandlers)) return TypeIn(path, HandlerKeys());
     const std::string joined = Join(path);
     for (const auto& key : Keys())
       if (joined == key.path) return key.type;
     return std::nullopt;
+  }
+
+  template <class Owner>
+  void VisitNamed(const Path& path, const toml::node& node, std::map<std::string, Owner>& tables, std::span<const Key<Owner>> keys,
+                  Check check, std::string_view each) {
+    const std::string joined = Join(path);
+    if (path.size() >= 3) {
+      std::string name = path[2];
+      if (const std::string wrong = check(name); !wrong.empty()) return Fail(joined, "expected " + wrong);
+    }
+    if (path.size() <= 3) {
+      if (path.size() == 3) {
+        tables[path[2]];  // an empty table is one too
+        named_at_.try_emplace(path[2], origin_);
+      }
+      const toml::table* table = node.as_table();
+      if (!table) return Fail(joined, fmt::format("expected a table{}, got {}", path.size() == 2 ? each : "", Shown(node)));
+      return Visit(*table, path);
+    }
+    for (const auto& key : keys)
+      if (path.size() == 4 && path[3] == key.path) {
+        named_at_.try_emplace(path[2], origin_);
+        return Assign(key, tables[path[2]], node, joined);
+      }
+    Unknown(path);
   }
 
   void Visit(const toml::table& table, const Path& prefix) {
@@ -176,25 +215,10 @@ class Loader {
 
   void Visit(const Path& path, const toml::node& node) {
     const std::string joined = Join(path);
-    if (IsRegistries(path)) {
-      if (path.size() <= 3) {
-        if (path.size() == 3) {
-          std::string host = path[2];
-          if (const std::string wrong = CheckRegistryHost(host); !wrong.empty()) return Fail(joined, "expected " + wrong);
-          out_.config.images.registries[host];  // an empty table is one too
-        }
-        const toml::table* table = node.as_table();
-        if (!table) return Fail(joined, fmt::format("expected a table{}, got {}", path.size() == 2 ? " for each host" : "", Shown(node)));
-        return Visit(*table, path);
-      }
-      for (const auto& key : RegistryKeys())
-        if (path.size() == 4 && path[3] == key.path) {
-          std::string host = path[2];
-          if (const std::string wrong = CheckRegistryHost(host); !wrong.empty()) return Fail(joined, "expected " + wrong);
-          return Assign(key, out_.config.images.registries[host], node, joined);
-        }
-      return Unknown(path);
-    }
+    Config& c = out_.config;
+    if (IsBelow(path, kRegistries))
+      return VisitNamed(path, node, c.images.registries, RegistryKeys(), CheckRegistryHost, " for each host");
+    if (IsBelow(path, kHandlers)) return VisitNamed(path, node, c.runtime.handlers, HandlerKeys(), CheckHandlerName, " for each handler");
     for (const auto& key : Keys())
       if (joined == key.path) return Assign(key, out_.config, node, joined);
     for (const auto& key : Keys())
@@ -209,9 +233,12 @@ class Loader {
   void Unknown(const Path& path) {
     std::vector<std::string> candidates;
     std::string prefix;
-    if (IsRegistries(path) && path.size() >= 3) {
+    if (IsNamed(path) && path.size() >= 3) {
       prefix = Join({path.begin(), path.begin() + 3}) + ".";
-      for (const auto& key : RegistryKeys()) candidates.emplace_back(key.path);
+      if (IsBelow(path, kRegistries))
+        for (const auto& key : RegistryKeys()) candidates.emplace_back(key.path);
+      else
+        for (const auto& key : HandlerKeys()) candidates.emplace_back(key.path);
     } else {
       std::set<std::string> sections;
       for (const auto& key : Keys()) {
@@ -220,6 +247,7 @@ class Loader {
       }
       candidates.insert(candidates.end(), sections.begin(), sections.end());
       candidates.emplace_back(kRegistries);
+      candidates.emplace_back(kHandlers);
     }
     const std::string joined = Join(path);
     const std::string tail = prefix.empty() ? joined : Join({path.begin() + std::min<ptrdiff_t>(3, path.size()), path.end()});
@@ -299,6 +327,7 @@ class Loader {
   std::string name_;
   std::string origin_;  // of what is being looked at
   int64_t line_ = 0;
+  std::map<std::string, std::string> named_at_;  // where a table with a name was first seen
   Loaded out_;
   std::vector<Problem> errors_;
 };

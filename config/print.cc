@@ -3,12 +3,12 @@
 namespace berth::config {
 namespace {
 
-std::string TableOf(const std::string& host) { return fmt::format("{}.{}", kRegistries, QuoteToml(host)); }
+std::string TableOf(std::string_view tables, const std::string& name) { return fmt::format("{}.{}", tables, QuoteToml(name)); }
 
 // Joins names the way load.cc names keys, which quotes only what needs it.
-std::string OriginKey(const std::string& host, std::string_view name) {
+std::string OriginKey(std::string_view tables, const std::string& host, std::string_view name) {
   const bool bare = host.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == host.npos;
-  return fmt::format("{}.{}.{}", kRegistries, bare ? host : QuoteToml(host), name);
+  return fmt::format("{}.{}.{}", tables, bare ? host : QuoteToml(host), name);
 }
 
 std::string_view NameOf(std::string_view path) { return path.substr(path.rfind('.') + 1); }
@@ -42,11 +42,15 @@ std::string Print(const Loaded& loaded) {
     out += fmt::format("{} = {}  # {}\n", NameOf(key.path), FormatToml(key.get(loaded.config, key.choices), key.type),
                        origin(std::string(key.path)));
   }
-  for (const auto& [host, registry] : loaded.config.images.registries) {
-    out += fmt::format("\n[{}]\n", TableOf(host));
-    for (const auto& key : RegistryKeys())
-      out += fmt::format("{} = {}  # {}\n", key.path, FormatToml(key.get(registry, key.choices), key.type), origin(OriginKey(host, key.path)));
-  }
+  const auto tables = [&](std::string_view where, const auto& named, auto keys) {
+    for (const auto& [name, owner] : named) {
+      out += fmt::format("\n[{}]\n", TableOf(where, name));
+      for (const auto& key : keys)
+        out += fmt::format("{} = {}  # {}\n", key.path, FormatToml(key.get(owner, key.choices), key.type), origin(OriginKey(where, name, key.path)));
+    }
+  };
+  tables(kHandlers, loaded.config.runtime.handlers, HandlerKeys());
+  tables(kRegistries, loaded.config.images.registries, RegistryKeys());
   return out;
 }
 
@@ -65,11 +69,15 @@ std::string PrintDefaults(bool commented) {
     out += fmt::format("# {}{}\n{}{} = {}\n", key.about, Allowed(key), mark, NameOf(key.path),
                        FormatToml(key.get(config, key.choices), key.type));
   }
-  out += "\n# One table for each registry host that needs other than the usual.\n";
-  out += fmt::format("#[{}]\n", TableOf("registry.example.org"));
-  const images::RegistryOptions registry;
-  for (const auto& key : RegistryKeys())
-    out += fmt::format("# {}{}\n#{} = {}\n", key.about, Allowed(key), key.path, FormatToml(key.get(registry, key.choices), key.type));
+  const auto example = [&](std::string_view about, std::string_view tables, const std::string& name, const auto& owner, auto keys) {
+    out += fmt::format("\n# {}\n#[{}]\n", about, TableOf(tables, name));
+    for (const auto& key : keys)
+      out += fmt::format("# {}{}\n#{} = {}\n", key.about, Allowed(key), key.path, FormatToml(key.get(owner, key.choices), key.type));
+  };
+  example("One table for each other OCI runtime that pods may ask for (RuntimeClass).", kHandlers, "crun",
+          runtime::Handler{.path = "/usr/bin/crun"}, HandlerKeys());
+  example("One table for each registry host that needs other than the usual.", kRegistries, "registry.example.org",
+          images::RegistryOptions(), RegistryKeys());
   return out;
 }
 

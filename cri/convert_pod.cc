@@ -103,11 +103,14 @@ Result<void> ReadCgroupParent(const std::string& parent, pods::PodSpec& spec) {
 Result<pods::PodSpec> ToPodSpec(const api::RunPodSandboxRequest& request, const HostFacts& host) {
   if (!request.has_config()) return Bad("config", "must be set");
   const auto& config = request.config();
-  if (!host.handlers.contains(request.runtime_handler()))
-    return Bad("runtime_handler",
-               fmt::format("no handler {}; there is {}", Quote(request.runtime_handler()),
-                           host.handlers.size() == 1 ? "only the default one (empty name)"
-                                                     : fmt::format("{}", fmt::join(host.handlers, ", "))));
+  if (!host.handlers.contains(request.runtime_handler())) {
+    std::string known;
+    for (const auto& [name, facts] : host.handlers)
+      if (!name.empty()) known += (known.empty() ? "" : ", ") + name;
+    return Bad("runtime_handler", fmt::format("no handler {}; there is {}", Quote(request.runtime_handler()),
+                                              known.empty() ? "only the default one (empty name)"
+                                                            : "the default one (empty name), and " + known));
+  }
   if (!config.has_metadata()) return Bad("config.metadata", "must be set");
   pods::PodSpec spec;
   TRY(CheckName("config.metadata.name", config.metadata().name()));

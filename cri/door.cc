@@ -10,14 +10,21 @@
 #include "base/utf8.h"
 #include "cri/check.h"
 #include "cri/describe.h"
+#include "runtime/handler_features.h"
 
 namespace berth::cri {
 
-HostFacts ProbeHost() {
+HostFacts ProbeHost(const std::map<std::string, runtime::Handler>& handlers) {
   HostFacts facts;
   // Descriptor -1 with AT_EMPTY_PATH: EBADF where the call exists, ENOSYS where it does not.
   char none[32] = {};
   facts.recursive_read_only = ::syscall(SYS_mount_setattr, -1, "", 0x1000, none, sizeof none) == 0 || errno != ENOSYS;
+  facts.handlers[""].recursive_read_only = facts.recursive_read_only;
+  for (const auto& [name, handler] : handlers) {
+    auto features = runtime::AskFeatures(handler, Deadline::After(std::chrono::seconds(5)));
+    if (!features) log::Warn("handler.features", {{"handler", name}, {"error", features.error()}});
+    facts.handlers[name].recursive_read_only = facts.recursive_read_only && features && features->recursive_read_only;
+  }
   struct stat st;
   facts.selinux = ::stat("/sys/fs/selinux/enforce", &st) == 0;
   return facts;

@@ -31,10 +31,10 @@ Result<void> Status(Door& door, const api::StatusRequest& request, api::StatusRe
             : network.reason.empty() ? "NetworkPluginNotReady"
                                      : network.reason,
             network.message);
-  for (const auto& name : door.host.handlers) {
+  for (const auto& [name, facts] : door.host.handlers) {
     auto& handler = *response.add_runtime_handlers();
     handler.set_name(name);
-    handler.mutable_features()->set_recursive_read_only_mounts(door.host.recursive_read_only);
+    handler.mutable_features()->set_recursive_read_only_mounts(facts.recursive_read_only);
     handler.mutable_features()->set_user_namespaces(false);
   }
   response.mutable_features()->set_supplemental_groups_policy(true);

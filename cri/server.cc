@@ -66,7 +66,7 @@ class GrpcServer final : public Server {
              WorkerPool& pool, metrics::Registry& metrics)
       : options_(options),
         door_{
-            core, images, network, pool, metrics, calls_, options.host ? *options.host : ProbeHost(), options.identity, nullptr},
+            core, images, network, pool, metrics, calls_, options.host ? *options.host : ProbeHost(core.runtime_options.handlers), options.identity, nullptr},
         backend_(MakeStreamBackend(core)),
         runtime_(MakeRuntimeService(door_)),
         image_(MakeImageService(door_)),

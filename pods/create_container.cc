@@ -139,6 +139,7 @@ Result<void> Attempt(Core& core, Operation& op, ContainerState c, Undo& undo, co
   launch.stdin_once = c.spec.stdin_once;
   launch.pid = static_cast<runtime::NamespaceMode>(c.spec.namespaces.pid);
   launch.target = TRY(Target(core, pod_id, c.spec));
+  if (pod->spec.runtime_handler != kNativeHandler) launch.handler = pod->spec.runtime_handler;
   auto made = core.launcher.CreateContainer(launch, until);
   if (made) {
     c.pid = *made;

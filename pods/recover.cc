@@ -215,8 +215,11 @@ void CollectStrays(Core& core) {
     pod.id = PodId(name);
     pod.cgroup = core.runtime_options.cgroup_root + "/" + name;
     auto until = Deadline::After(kUndoTime);
-    if (Exists(layout.PodRun(pod.id)) && core.launcher.Adopt(LaunchOf(core, pod), Deadline::After(kAdoptTime)))
+    if (Exists(layout.PodRun(pod.id))) {
+      // Whatever that answers: without its monitor, a pod may still have mounts.
+      (void)core.launcher.Adopt(LaunchOf(core, pod), Deadline::After(kAdoptTime));
       Note("pod.collect", name, core.launcher.StopPod(pod.id, until));
+    }
     Note("pod.collect", name, RemovePodCgroup(core, pod, until));
     Note("pod.collect", name, RemovePodDirs(core, pod.id));
   }

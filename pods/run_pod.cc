@@ -45,6 +45,21 @@ cni::Attachment AttachmentOf(const PodState& pod, const runtime::PodHandle& hand
   return a;
 }
 
+// A runtime that is not there fails the pod, not each of its containers.
+Result<void> CheckHandler(const runtime::Options& options, const std::string& name) {
+  if (name.empty() || name == kNativeHandler) return {};
+  auto handler = options.handlers.find(name);
+  if (handler == options.handlers.end()) {
+    std::string known;
+    for (const auto& [other, _] : options.handlers) known += (known.empty() ? "" : ", ") + other;
+    return Err(Code::kInvalidArgument, "runtime_handler: {}: no such handler; {}leave it empty for the native runtime",
+               name, known.empty() ? "" : "there is " + known + "; ");
+  }
+  const std::string& program = handler->second.path;
+  if (::access(program.c_str(), X_OK) < 0) return SysErr("runtime_handler: {}: {}", name, program);
+  return {};
+}
+
 Result<void> Attempt(Core& core, Operation& op, PodState pod, Undo& undo, const Deadline& until) {
   Layout layout{core.root, core.run};
   const PodId id = pod.id;
@@ -96,6 +111,11 @@ Result<void> Attempt(Core& core, Operation& op, PodState pod, Undo& undo, const 
 
 Result<PodId> RunPod(Core& core, const PodSpec& spec, const Deadline& until) {
   TRY(CheckPodSpec(spec));
+  if (auto usable = CheckHandler(core.runtime_options, spec.runtime_handler); !usable) {
+    Error error = std::move(usable).error();
+    if (error.sys != 0) error.code = Code::kFailedPrecondition;
+    return std::unexpected(std::move(error));
+  }
   std::string parent = TRY(CleanCgroupPath(
       spec.cgroup_parent.empty() ? core.runtime_options.cgroup_root : spec.cgroup_parent, "cgroup_parent"));
   auto claim = TRY(core.registry.ClaimPod(spec, until));

@@ -53,6 +53,8 @@ BOOST_DESCRIBE_STRUCT(Resources, (),
                       (cpu_period, cpu_quota, cpu_shares, memory_limit, memory_swap, pids_limit, oom_score_adj,
                        cpuset_cpus, cpuset_mems, hugepages, unified))
 
+inline constexpr std::string_view kNativeHandler = "berth";
+
 // Identity of a pod is (name, name_space, uid, attempt): never two pods for one.
 struct PodSpec {
   std::string name, name_space, uid;
@@ -66,7 +68,7 @@ struct PodSpec {
   std::map<std::string, std::string> sysctls;
   Namespaces namespaces;
   bool privileged = false;
-  std::string runtime_handler;  // empty: the native runtime
+  std::string runtime_handler;  // empty or kNativeHandler: the native runtime; else one of the configuration
   std::string origin = "cri";   // which door made it: cri, cli, engine
 };
 BOOST_DESCRIBE_STRUCT(PodSpec, (),

@@ -148,9 +148,6 @@ Result<void> CheckPodSpec(const PodSpec& spec) {
     return Err(Code::kInvalidArgument, "hostname: {}: contains a character that no host name has", spec.hostname);
   if (!spec.log_directory.empty()) TRY(CheckPath(spec.log_directory, "log_directory"));
   TRY(CleanCgroupPath(spec.cgroup_parent, "cgroup_parent"));
-  if (!spec.runtime_handler.empty() && spec.runtime_handler != "berth")
-    return Err(Code::kInvalidArgument, "runtime_handler: {}: no such handler; leave it empty for the native runtime",
-               spec.runtime_handler);
   for (size_t i = 0; i < spec.ports.size(); ++i) {
     const Port& p = spec.ports[i];
     if (p.protocol != "tcp" && p.protocol != "udp" && p.protocol != "sctp")

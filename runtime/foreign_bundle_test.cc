@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/testing.h"
+#include "runtime/handler_features.h"
 
 namespace berth::runtime {
 namespace {
@@ -65,6 +66,15 @@ TEST(ForeignLog, ProgramsThatCannotRunAreTold) {
   EXPECT_EQ(WhyNotRun("open executable: Permission denied"), EACCES);
   EXPECT_EQ(WhyNotRun("mount `x` to `y`: No such file or directory"), 0);
   EXPECT_EQ(WhyNotRun("open `/sys/fs/cgroup`: permission denied"), 0);
+}
+
+TEST(HandlerFeatures, AreReadFromTheRuntimesOwnWords) {
+  EXPECT_TRUE(ReadFeatures(R"({"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":{}})").recursive_read_only);
+  EXPECT_FALSE(ReadFeatures(R"({"mountOptions":["ro"]})").recursive_read_only);
+  EXPECT_FALSE(ReadFeatures("Incorrect Usage").recursive_read_only);
+  const Deadline soon = Deadline::After(std::chrono::seconds(10));
+  EXPECT_TRUE(testing::IsErr(AskFeatures({.path = "/no/such/runtime"}, soon), Code::kFailedPrecondition, "/no/such/runtime"));
+  EXPECT_TRUE(testing::IsOk(AskFeatures({.path = "/bin/false"}, soon)));
 }
 
 TEST(ForeignBundle, IsFoundByItsRecord) {

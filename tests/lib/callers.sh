@@ -4,7 +4,7 @@
 set -uo pipefail
 
 steps=0 failures=()
-oci=$BERTH_BIN/berth-oci
+oci=${OCI:-$BERTH_BIN/berth-oci}   # OCI: another runtime, to see what is its fault and what the caller's
 need() {  # need command package-or-hint
   command -v "$1" > /dev/null || { echo "skipped: $1 is missing ($2)"; exit 77; }
 }
