@@ -1,7 +1,6 @@
 #include "runtime/foreign_bundle.h"
 
 #include <dirent.h>
-#include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -12,6 +11,7 @@
 #include "base/child.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "runtime/handler_features.h"
 #include "runtime/linux/mount.h"
 
 namespace berth::runtime {
@@ -200,15 +200,6 @@ std::vector<std::string> ForeignBundle::Words(std::string_view call, std::vector
   return words;
 }
 
-std::vector<std::string> ForeignBundle::Environment() {
-  std::vector<std::string> out;
-  for (const char* name : {"PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR"})
-    if (const char* value = ::getenv(name)) out.push_back(fmt::format("{}={}", name, value));
-  if (::getenv("PATH") == nullptr)
-    out.emplace_back("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-  return out;
-}
-
 Error ForeignBundle::Failure(std::string_view call, std::string_view what, std::string_view otherwise) const {
   std::string words;
   // What the monitor could not even run comes first.
@@ -230,7 +221,7 @@ Result<void> ForeignBundle::Run(std::string_view call, std::vector<std::string> 
   const std::string what = fmt::format("{} {}", command.empty() ? "run" : command[0], id_.Short());
   Command full;
   full.argv = Words(call, std::move(command));
-  full.env = Environment();
+  full.env = HandlerEnvironment();
   auto done = TRY_CTX(berth::Run(full, until), "{}", what);
   const std::string log = Path(fmt::format("{}.log", call));
   if (done.exit_code == 0) {

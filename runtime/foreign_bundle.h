@@ -42,8 +42,6 @@ class ForeignBundle {
 
   // <program> --root ... --log <call>.log ... with the command's own words after it.
   std::vector<std::string> Words(std::string_view call, std::vector<std::string> command) const;
-  // The environment of the runtime's commands.
-  static std::vector<std::string> Environment();
   // Runs a command that leaves no process behind. The error has the runtime's own words.
   Result<void> Run(std::string_view call, std::vector<std::string> command, const Deadline& until) const;
   // The error that a failed command stands for, from its log. Error::sys as Launcher::StartContainer says.

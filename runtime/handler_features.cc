@@ -1,10 +1,12 @@
 #include "runtime/handler_features.h"
 
+#include <stdlib.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 #include "base/child.h"
 #include "base/json.h"
-#include "runtime/foreign_bundle.h"
 
 namespace berth::runtime {
 namespace {
@@ -21,6 +23,15 @@ HandlerFeatures ReadFeatures(std::string_view document) {
   return {.recursive_read_only = read && std::ranges::find(read->mountOptions, "rro") != read->mountOptions.end()};
 }
 
+std::vector<std::string> HandlerEnvironment() {
+  std::vector<std::string> out;
+  for (const char* name : {"PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR"})
+    if (const char* value = ::getenv(name)) out.push_back(fmt::format("{}={}", name, value));
+  if (::getenv("PATH") == nullptr)
+    out.emplace_back("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+  return out;
+}
+
 Result<HandlerFeatures> AskFeatures(const Handler& handler, const Deadline& until) {
   if (::access(handler.path.c_str(), X_OK) < 0) {
     const int why = errno;
@@ -28,7 +39,7 @@ Result<HandlerFeatures> AskFeatures(const Handler& handler, const Deadline& unti
   }
   Command command;
   command.argv = {handler.path, "features"};
-  command.env = ForeignBundle::Environment();
+  command.env = HandlerEnvironment();
   auto done = TRY(Run(command, until));
   return done.exit_code == 0 ? ReadFeatures(done.out) : HandlerFeatures{};
 }

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/undo.h"
 #include "runtime/foreign_bundle.h"
+#include "runtime/handler_features.h"
 #include "runtime/linux/cgroup.h"
 #include "runtime/shim_launcher.h"
 #include "runtime/shim_launcher_parts.h"
@@ -64,7 +65,7 @@ Result<Order> MakeOrder(const ForeignBundle& bundle, shim::Verb verb) {
 }
 
 void SetWords(Order& order, const std::vector<std::string>& words) {
-  const auto environment = ForeignBundle::Environment();
+  const auto environment = HandlerEnvironment();
   order.request.argc = static_cast<uint32_t>(words.size());
   order.request.envc = static_cast<uint32_t>(environment.size());
   order.message.body = Bytes(order.request);

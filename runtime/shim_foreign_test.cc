@@ -1,8 +1,11 @@
 // Containers of real other runtimes behind the seam: crun and runc. crun refuses hosts that show both cgroup versions,
 // so the test's own mount namespace shows the first alone.
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 
+#include <sstream>
 #include <thread>
 
 #include "runtime/foreign_bundle.h"
@@ -15,12 +18,27 @@ namespace {
 using testing::IsErr;
 using testing::IsOk;
 
+// A tmpfs that holds the hierarchies of version 1 and no directory for the other.
 class OneCgroupVersion : public OwnMounts {
   void SetUp() override {
     OwnMounts::SetUp();
+    if (::geteuid() != 0) return;
     while (::umount2("/sys/fs/cgroup/unified", MNT_DETACH) == 0) {
     }
+    const std::string view = dir_ / "view";
+    ASSERT_EQ(::mkdir(view.c_str(), 0755), 0);
+    ASSERT_EQ(::mount("tmpfs", view.c_str(), "tmpfs", 0, "mode=755"), 0);
+    std::istringstream mounts(Slurp("/proc/self/mounts"));
+    for (std::string source, at, type, rest; mounts >> source >> at >> type && std::getline(mounts, rest);) {
+      if (type != "cgroup" || !at.starts_with("/sys/fs/cgroup/")) continue;
+      const std::string to = view + at.substr(strlen("/sys/fs/cgroup"));
+      ASSERT_TRUE(IsOk(MakeDirs(to)));
+      ASSERT_EQ(::mount(at.c_str(), to.c_str(), nullptr, MS_BIND, nullptr), 0);
+    }
+    ASSERT_EQ(::mount(view.c_str(), "/sys/fs/cgroup", nullptr, MS_BIND | MS_REC, nullptr), 0);
+    ASSERT_EQ(::umount2(view.c_str(), MNT_DETACH), 0);
   }
+  testing::TempDir dir_;
 };
 const ::testing::Environment* const one_version = ::testing::AddGlobalTestEnvironment(new OneCgroupVersion);
 

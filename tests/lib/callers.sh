@@ -42,10 +42,8 @@ eventually() {
   done
   printf 'ok      %-34s %s\n' "$what" "$(printf '%s' "$out" | grep -m1 -E -- "$pattern" | cut -c1-100)"
 }
-# In the mount namespace of the scope: only the v1 controllers, as a host of that kind shows them.
-pure_v1() { while umount /sys/fs/cgroup/unified 2> /dev/null; do :; done; }
-# Only a version 2 tree, at its usual place.
-pure_v2() { mount -t cgroup2 cgroup2 /sys/fs/cgroup; }
+# cgroup_view v1|v2: in the mount namespace of the scope, /sys/fs/cgroup shows that version alone (tests/lib/cgroup_view).
+. "$BERTH_REPO/tests/lib/cgroup_view.sh"
 
 # finish 'caller': exit 0 when every step was as expected; the figure last
 finish() {
