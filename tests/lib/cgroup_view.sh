@@ -14,6 +14,12 @@ cgroup_view() {
         mkdir -p "$view/$name"
         mount --bind "$path" "$view/$name"
       done < <(awk '{for (i = 7; $i != "-"; ++i); if ($(i + 1) == "cgroup" && $5 ~ "^/sys/fs/cgroup/") print $5}' /proc/self/mountinfo)
+      # Hierarchies that others have mounted elsewhere: callers look for each that /proc/self/cgroup names.
+      while IFS=: read -r _ name _; do
+        [ -n "$name" ] || continue
+        path=$view/${name#name=}
+        [ -d "$path" ] || { mkdir "$path" && mount -t cgroup -o "$name" cgroup "$path" || rmdir "$path"; }
+      done < /proc/self/cgroup
       mount --rbind "$view" /sys/fs/cgroup
       umount -l "$view"
       rmdir "$view" ;;
