@@ -320,6 +320,8 @@ TYPED_TEST_P(LauncherContract, LimitsAndUsage) {
   auto updated = l.Update(pod.id, c.id, resources, this->Soon());
   EXPECT_TRUE(updated.has_value()) << updated.error().what;
   auto usage = l.Usage(pod.id, c.id, this->Soon());
+  // Another runtime's start may return while the threads of its own first stage still go away.
+  for (const Deadline until = this->Soon(); usage && usage->cgroup.pids != 1u && !until.expired();) usage = l.Usage(pod.id, c.id, until);
   ASSERT_TRUE(usage.has_value()) << usage.error().what;
   EXPECT_EQ(usage->cgroup.pids, 1u);
   EXPECT_EQ(usage->attaches, 0u);
