@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include <functional>
+#include <random>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -824,6 +825,35 @@ TEST_F(Cgroups, StatsSayWhatWasUsed) {
     EXPECT_TRUE(io());
   }  // version 1 does not count what the page cache writes
   EXPECT_EQ(ReadStats(layout, {g.path + "-none"}).error().code, Code::kNotFound);
+}
+
+// The verifier refuses what cannot be reached and what is too long a way: it takes whatever rules we make of chance.
+TEST(DevicePrograms, PassTheVerifier) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  std::mt19937 random(11);
+  auto pick = [&](unsigned below) { return std::uniform_int_distribution<unsigned>(0, below - 1)(random); };
+  auto number = [&]() -> std::optional<int64_t> { return pick(4) == 0 ? std::nullopt : std::optional<int64_t>(pick(3)); };
+  for (int round = 0; round < 300; ++round) {
+    std::vector<oci::DeviceRule> rules;
+    for (unsigned n = pick(12); n > 0; --n) {
+      static const char* const kAccess[] = {"rwm", "rwm", "r", "w", "m", "rw"};
+      static const char* const kTypes[] = {"c", "c", "c", "b", "a"};
+      rules.push_back({pick(4) != 0, kTypes[pick(5)], kAccess[pick(6)], number(), number()});
+    }
+    const auto code = DeviceProgram(rules);
+    std::string log(1 << 16, '\0');
+    bpf_attr attr{};
+    attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
+    attr.insns = reinterpret_cast<uint64_t>(code.data());
+    attr.insn_cnt = static_cast<uint32_t>(code.size());
+    attr.license = reinterpret_cast<uint64_t>("Apache-2.0");
+    attr.log_buf = reinterpret_cast<uint64_t>(log.data());
+    attr.log_size = static_cast<uint32_t>(log.size());
+    attr.log_level = 1;
+    const int fd = static_cast<int>(::syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr));
+    ASSERT_GE(fd, 0) << "round " << round << ": " << log.c_str();
+    ::close(fd);
+  }
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "runtime/linux/cgroup.h"
 
+#include <random>
+
 #include <gtest/gtest.h>
 
 #include <linux/bpf.h>
@@ -106,6 +108,9 @@ bool Allowed(const std::vector<bpf_insn>& code, char type, unsigned access, uint
       case BPF_JMP | BPF_JEQ | BPF_K:
         if (r[i.dst_reg] == operand) pc += static_cast<size_t>(i.off);
         break;
+      case BPF_JMP | BPF_JA:
+        pc += static_cast<size_t>(i.off);
+        break;
       case BPF_JMP | BPF_EXIT:
         return r[0] != 0;
       default:
@@ -141,6 +146,44 @@ TEST(Devices, LaterRulesWinBitByBit) {
   auto split = DeviceProgram({{true, "c", "r", 10, 1}, {true, "c", "w", 10, 1}});
   EXPECT_TRUE(Allowed(split, 'c', kR | kW, 10, 1));
   EXPECT_FALSE(Allowed(split, 'c', kR | kW | kM, 10, 1));
+}
+
+// What the specification says, rule by rule.
+bool Reference(const std::vector<oci::DeviceRule>& rules, char type, unsigned access, uint32_t major, uint32_t minor) {
+  unsigned granted = 0;
+  for (const oci::DeviceRule& r : rules) {
+    unsigned bits = r.access.empty() ? kM | kR | kW : 0;
+    for (char c : r.access) bits |= c == 'm' ? kM : c == 'r' ? kR : kW;
+    const bool meets = (r.type == "a" || r.type.empty() || r.type[0] == type) && (!r.major || *r.major == -1 || *r.major == major) &&
+                       (!r.minor || *r.minor == -1 || *r.minor == minor);
+    if (!meets) continue;
+    granted = r.allow ? granted | bits : granted & ~bits;
+  }
+  return (granted & access) == access;
+}
+
+TEST(Devices, AnyRulesMeanWhatTheySay) {
+  std::mt19937 random(7);
+  auto pick = [&](unsigned below) { return std::uniform_int_distribution<unsigned>(0, below - 1)(random); };
+  auto number = [&]() -> std::optional<int64_t> {
+    if (pick(4) == 0) return pick(2) ? std::optional<int64_t>(-1) : std::nullopt;
+    return pick(3);
+  };
+  for (int round = 0; round < 2000; ++round) {
+    std::vector<oci::DeviceRule> rules;
+    for (unsigned n = pick(9); n > 0; --n) {
+      static const char* const kAccess[] = {"rwm", "rwm", "rwm", "r", "w", "m", "rw", ""};
+      static const char* const kTypes[] = {"c", "c", "c", "b", "a", ""};
+      rules.push_back({pick(4) != 0, kTypes[pick(6)], kAccess[pick(8)], number(), number()});
+    }
+    const auto code = DeviceProgram(rules);
+    for (char type : {'b', 'c'})
+      for (unsigned access = 1; access < 8; ++access)
+        for (uint32_t major = 0; major < 3; ++major)
+          for (uint32_t minor = 0; minor < 3; ++minor)
+            ASSERT_EQ(Allowed(code, type, access, major, minor), Reference(rules, type, access, major, minor))
+                << "round " << round << ": " << type << " " << access << " " << major << ":" << minor;
+  }
 }
 
 TEST(Devices, PrivilegedAllowsAll) {

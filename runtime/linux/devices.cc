@@ -116,50 +116,119 @@ std::vector<oci::DeviceRule> WithDefaultDevices(const std::vector<oci::DeviceRul
   return all;
 }
 
-std::vector<bpf_insn> DeviceProgram(const std::vector<oci::DeviceRule>& rules) {
-  // r2 type, r3 access bits not yet granted, r4 major, r5 minor. From the last rule to the first, since later rules
-  // win: an allowing rule takes its bits away, a denying rule that meets a wanted bit ends it.
-  std::vector<bpf_insn> out = {Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_2, BPF_REG_1, 0, 0),
-                               Insn(BPF_ALU | BPF_AND | BPF_K, BPF_REG_2, 0, 0, 0xffff),
-                               Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_3, BPF_REG_1, 0, 0),
-                               Insn(BPF_ALU | BPF_RSH | BPF_K, BPF_REG_3, 0, 0, 16),
-                               Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_4, BPF_REG_1, 4, 0),
-                               Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_5, BPF_REG_1, 8, 0)};
-  auto answer = [&](int value) {
-    out.push_back(Insn(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, value));
-    out.push_back(Insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
-  };
-  for (auto it = rules.rbegin(); it != rules.rend(); ++it) {
-    const oci::DeviceRule& r = *it;
-    uint32_t bits = AccessBits(r.access);
-    bool any_major = !r.major || *r.major == -1, any_minor = !r.minor || *r.minor == -1;
-    if (Everything(r) && any_major && any_minor && bits == kAllAccess) {
-      answer(r.allow ? 1 : 0);
-      return out;
-    }
-    std::vector<size_t> skips;  // jumps past this rule
-    auto unless = [&](uint8_t reg, int64_t value) {
-      skips.push_back(out.size());
-      out.push_back(Insn(BPF_JMP | BPF_JNE | BPF_K, reg, 0, 0, static_cast<int32_t>(value)));
-    };
-    if (!Everything(r)) unless(BPF_REG_2, r.type == "b" ? BPF_DEVCG_DEV_BLOCK : BPF_DEVCG_DEV_CHAR);
-    if (!any_major) unless(BPF_REG_4, *r.major);
-    if (!any_minor) unless(BPF_REG_5, *r.minor);
-    if (r.allow) {
-      out.push_back(Insn(BPF_ALU | BPF_AND | BPF_K, BPF_REG_3, 0, 0, static_cast<int32_t>(~bits & 0xff)));
-      unless(BPF_REG_3, 0);
-      answer(1);
-    } else {
-      out.push_back(Insn(BPF_ALU64 | BPF_MOV | BPF_X, BPF_REG_1, BPF_REG_3, 0, 0));
-      out.push_back(Insn(BPF_ALU | BPF_AND | BPF_K, BPF_REG_1, 0, 0, static_cast<int32_t>(bits)));
-      skips.push_back(out.size());
-      out.push_back(Insn(BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_1, 0, 0, 0));
-      answer(0);
-    }
-    for (size_t at : skips) out[at].off = static_cast<int16_t>(out.size() - at - 1);
+namespace {
+
+// A device program in the making. r2 type, r3 access bits not yet granted, r4 major, r5 minor. The verifier walks every path,
+// so paths are few: a device that has met its type and number goes to an exit, not through the other rules.
+class ProgramWriter {
+ public:
+  ProgramWriter() {
+    out_ = {Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_2, BPF_REG_1, 0, 0),
+            Insn(BPF_ALU | BPF_AND | BPF_K, BPF_REG_2, 0, 0, 0xffff),
+            Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_3, BPF_REG_1, 0, 0),
+            Insn(BPF_ALU | BPF_RSH | BPF_K, BPF_REG_3, 0, 0, 16),
+            Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_4, BPF_REG_1, 4, 0),
+            Insn(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_5, BPF_REG_1, 8, 0)};
   }
-  answer(0);
-  return out;
+
+  using Jumps = std::vector<size_t>;
+  void Jump(uint8_t condition, uint8_t reg, int64_t value, Jumps& to) {
+    to.push_back(out_.size());
+    out_.push_back(Insn(static_cast<uint8_t>(BPF_JMP | BPF_K | condition), reg, 0, 0, static_cast<int32_t>(value)));
+  }
+  void Jump(Jumps& to) {
+    to.push_back(out_.size());
+    out_.push_back(Insn(BPF_JMP | BPF_JA, 0, 0, 0, 0));
+  }
+  void Emit(bpf_insn insn) { out_.push_back(insn); }
+  void Here(const Jumps& jumps) {
+    for (size_t at : jumps) out_[at].off = static_cast<int16_t>(out_.size() - at - 1);
+  }
+  void Exit(const Jumps& jumps, int value) {
+    Here(jumps);
+    out_.push_back(Insn(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, value));
+    out_.push_back(Insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
+  }
+  std::vector<bpf_insn> Finish(bool otherwise) {
+    Exit(otherwise ? allow : deny, otherwise ? 1 : 0);  // falls through into this one
+    Jumps& other = otherwise ? deny : allow;
+    if (!other.empty()) Exit(other, otherwise ? 0 : 1);
+    return std::move(out_);
+  }
+
+  Jumps allow, deny;
+
+ private:
+  std::vector<bpf_insn> out_;
+};
+
+bool AnyMajor(const oci::DeviceRule& r) { return !r.major || *r.major == -1; }
+bool AnyMinor(const oci::DeviceRule& r) { return !r.minor || *r.minor == -1; }
+int KernelType(const oci::DeviceRule& r) { return r.type == "b" ? BPF_DEVCG_DEV_BLOCK : BPF_DEVCG_DEV_CHAR; }
+// Gives all that can be asked for, of one kind of device: whatever else there is, it answers.
+bool Simple(const oci::DeviceRule& r) { return r.allow && !Everything(r) && AccessBits(r.access) == kAllAccess; }
+
+}  // namespace
+
+std::vector<bpf_insn> DeviceProgram(const std::vector<oci::DeviceRule>& rules) {
+  // From the last rule to the first, since later rules win: an allowing rule takes its bits away, a denying rule that
+  // meets a wanted bit ends it.
+  ProgramWriter w;
+  for (auto it = rules.rbegin(); it != rules.rend();) {
+    const oci::DeviceRule& r = *it;
+    const uint32_t bits = AccessBits(r.access);
+    if (Everything(r) && AnyMajor(r) && AnyMinor(r) && bits == kAllAccess) return w.Finish(r.allow);
+    ProgramWriter::Jumps past;
+    if (Simple(r)) {  // and its neighbours of the same type: the type is looked at once, each major once
+      w.Jump(BPF_JNE, BPF_REG_2, KernelType(r), past);
+      auto end = it;
+      while (end != rules.rend() && Simple(*end) && KernelType(*end) == KernelType(r)) ++end;
+      while (it != end) {
+        ProgramWriter::Jumps other_major;
+        const oci::DeviceRule& first = *it;
+        // The verifier refuses what cannot be reached: nothing may follow an answer for all that is left.
+        if (AnyMajor(first) && AnyMinor(first)) {
+          w.Jump(w.allow);
+          it = end;
+          continue;
+        }
+        if (AnyMajor(first)) {
+          w.Jump(BPF_JEQ, BPF_REG_5, *first.minor, w.allow);
+          ++it;
+          continue;
+        }
+        w.Jump(BPF_JNE, BPF_REG_4, *first.major, other_major);
+        bool whole = false;  // the major, with all its minors
+        for (; it != end && !AnyMajor(*it) && *it->major == *first.major; ++it) {
+          if (whole) continue;
+          whole = AnyMinor(*it);
+          whole ? w.Jump(w.allow) : w.Jump(BPF_JEQ, BPF_REG_5, *it->minor, w.allow);
+        }
+        // Unless one of the neighbours that are left can mean this major too, the device has met its last chance among them.
+        const bool again = std::any_of(it, end, [&](const auto& n) { return AnyMajor(n) || *n.major == *first.major; });
+        if (!whole && !again && it != end) w.Jump(past);
+        w.Here(other_major);
+      }
+      w.Here(past);
+      continue;
+    }
+    ++it;
+    if (!Everything(r)) w.Jump(BPF_JNE, BPF_REG_2, KernelType(r), past);
+    if (!AnyMajor(r)) w.Jump(BPF_JNE, BPF_REG_4, *r.major, past);
+    if (!AnyMinor(r)) w.Jump(BPF_JNE, BPF_REG_5, *r.minor, past);
+    if (bits == kAllAccess) {
+      w.Jump(r.allow ? w.allow : w.deny);
+    } else if (r.allow) {
+      w.Emit(Insn(BPF_ALU | BPF_AND | BPF_K, BPF_REG_3, 0, 0, static_cast<int32_t>(~bits & 0xff)));
+      w.Jump(BPF_JEQ, BPF_REG_3, 0, w.allow);
+    } else {
+      w.Emit(Insn(BPF_ALU64 | BPF_MOV | BPF_X, BPF_REG_1, BPF_REG_3, 0, 0));
+      w.Emit(Insn(BPF_ALU | BPF_AND | BPF_K, BPF_REG_1, 0, 0, static_cast<int32_t>(bits)));
+      w.Jump(BPF_JNE, BPF_REG_1, 0, w.deny);
+    }
+    w.Here(past);
+  }
+  return w.Finish(false);
 }
 
 // ---- Version 1
