@@ -123,7 +123,7 @@ void ApplySettings(Child& child);  // hostname, sysctls, oom score, rlimits, lab
 void EnterDirectory(Child& child, bool as_user);
 void DropPrivileges(Child& child);
 uint64_t OwnPermitted(const Child& child);
-// Pointer arrays for execve, in an anonymous mapping that the exec throws away, with room for one more entry.
+// Pointer arrays for execve, in an anonymous mapping that the exec throws away, with room for two more entries.
 char** Pointers(const Child& child, Slice strings);
 [[noreturn]] void Execute(Child& child);  // looks args[0] up, waits for the start, loads seccomp, execve
 

@@ -123,6 +123,8 @@ enum PlanFlags : uint32_t {
   kPlanIoPriority = 1u << 13,
   kPlanPersonality = 1u << 14,
   kPlanMemoryPolicy = 1u << 15,
+  kPlanNoProcess = 1u << 20,  // there is none yet to be looked up: a start fails
+  kPlanListenPid = 1u << 21,  // LISTEN_PID with the process's own id joins the environment (sd_listen_fds(3))
   kPlanAllCpus = 1u << 16,  // undo what CPU affinity was inherited: the caller's is its own affair
   kPlanUserNamespace = 1u << 17,  // the process is in a user namespace other than the host's first one
   kPlanJoinMount = 1u << 18,      // one of `joins` is a mount namespace: its root stays, ours is a chroot in it

@@ -254,7 +254,7 @@ uint64_t OwnPermitted(const Child& child) {
 }
 
 char** Pointers(const Child& child, Slice slice) {
-  size_t bytes = (slice.count + 2) * sizeof(char*);
+  size_t bytes = (slice.count + 3) * sizeof(char*);
   void* map = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) Fail(child, errno, "allocate argument list");
   char** out = static_cast<char**>(map);
@@ -446,16 +446,22 @@ void Execute(Child& child) {
   const Plan& plan = *child.plan;
   char path[4096];
   const Str* args = child.Array<Str>(plan.args);
-  LookUp(child, child.String(args[0]), path, sizeof path);
+  if (!(plan.flags & kPlanNoProcess)) LookUp(child, child.String(args[0]), path, sizeof path);
   char** argv = Pointers(child, plan.args);
   char** envp = Pointers(child, plan.env);
-  char home[600];
+  char home[600], listen_pid[32];
   bool has_home = false;
   for (uint32_t i = 0; i < plan.env.count; ++i) has_home = has_home || strncmp(envp[i], "HOME=", 5) == 0;
   if (!has_home) {
     FindHome(plan.uid, home, sizeof home);
     envp[plan.env.count] = home;
     envp[plan.env.count + 1] = nullptr;
+  }
+  if (plan.flags & kPlanListenPid) {
+    Text(listen_pid, sizeof listen_pid) << "LISTEN_PID=" << static_cast<int>(syscall(SYS_getpid));
+    size_t at = plan.env.count + (has_home ? 0 : 1);
+    envp[at] = listen_pid;
+    envp[at + 1] = nullptr;
   }
 
   // Only the sockets we wait on stay; everything else that was opened for the set-up goes now.
@@ -472,6 +478,7 @@ void Execute(Child& child) {
 
   Send(child, Message{});  // ready
   WaitForStart(child, listener);
+  if (plan.flags & kPlanNoProcess) Fail(child, 0, "process: missing in config.json, so there is nothing to start");
 
   const Limit* limits = child.Array<Limit>(plan.rlimits);
   for (uint32_t i = 0; i < plan.rlimits.count; ++i)

@@ -43,9 +43,10 @@ class Bundle {
       mkdir((dir_ + d).c_str(), 0755);
     std::string busybox = ReadFile("/bin/busybox").value_or("");
     Put("/rootfs/bin/busybox", busybox, 0755);
-    for (const char* applet : {"sh",  "ls",   "cat",      "true", "false", "mount", "id",    "touch", "sleep",
-                               "ps",  "stat", "hostname", "env",  "kill",  "grep",  "mkdir", "mknod", "readlink",
-                               "pwd", "head", "tty",      "wc",   "ln",    "rm",    "test"})
+    for (const char* applet :
+         {"sh",   "ls",       "cat", "true", "false", "mount", "id",    "touch",    "sleep", "ps",
+          "stat", "hostname", "env", "kill", "grep",  "mkdir", "mknod", "readlink", "pwd",   "head",
+          "tty",  "wc",       "ln",  "rm",   "test",  "sed",   "tr",    "tail"})
       EXPECT_EQ(symlink("busybox", (dir_ + "/rootfs/bin/" + applet).c_str()), 0);
     spec = Default();
   }

@@ -298,7 +298,7 @@ TEST_F(Cli, BadInputNamesTheMember) {
   };
   fails("{", "config.json");
   fails(R"({"ociVersion":"1.0.0","process":{"args":"sh"}})", "process.args: expected array, got string");
-  fails(R"({"ociVersion":"1.0.0"})", "process: missing");
+  fails(R"({"ociVersion":"1.0.0"})", "linux: missing");
   fails(R"({"ociVersion":"1.0.0","process":{"args":["a"],"cwd":"x"},"linux":{}})",
         "process.cwd: \"x\": must be an absolute path");
   auto out = Oci({"run", "-b", "/no/bundle", "x"});

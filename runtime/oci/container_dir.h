@@ -4,6 +4,7 @@
 //   <root>/<id>/           0700; making it claims the id
 //     config.json          the specification as it was at `create`: later edits of the bundle have no effect
 //     state.json           written whole by rename, once the process exists; without it the container is `creating`
+//     notify/              mounted at /run/notify, with the service manager's notify socket in our environment
 //     start.sock           the created process listens here; gone once it has been started
 //
 // Volatile by nature (below /run), so nothing is synced to disk. A pid counts only together with its start time.
@@ -16,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "runtime/linux/resctrl.h"
 #include "runtime/oci/spec.h"
 
 namespace berth::runtime::oci {
@@ -30,10 +32,12 @@ struct StateRecord {
   std::string bundle, rootfs, created, owner, cgroup, scope;  // scope: systemd's unit, if it made the cgroup
   std::map<std::string, std::string> annotations;
   std::optional<Hooks> hooks;                  // poststart and poststop only: what later commands run
+  std::optional<resctrl::Group> resctrl;
+  std::string notifySocket;  // the service manager's, when notifications are passed on
   std::string listenerPath, listenerMetadata;  // of a filter that notifies, for `start`
 };
 BOOST_DESCRIBE_STRUCT(StateRecord, (),
-                      (ociVersion, id, pid, startTime, bundle, rootfs, created, owner, cgroup, scope, annotations, hooks,
+                      (ociVersion, id, pid, startTime, bundle, rootfs, created, owner, cgroup, scope, annotations, hooks, resctrl, notifySocket,
                        listenerPath, listenerMetadata))
 
 // What `state` prints; members and spelling of the OCI runtime-spec, and those that containerd and podman read.

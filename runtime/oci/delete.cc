@@ -70,4 +70,12 @@ Result<void> Update(const RuntimeHost& host, const std::string& id, const Resour
   return cgroup::Update(*TRY(cgroup::Host()), cgroup::Group{state.cgroup}, resources);
 }
 
+Result<void> UpdateSchemata(const RuntimeHost& host, const std::string& id, const std::vector<std::string>& lines) {
+  ContainerDir dir = TRY(ContainerDir::Find(host.root, id));
+  StateRecord state = TRY(dir.ReadState());
+  if (!state.resctrl || !state.resctrl->made)
+    return Err(Code::kConflict, "container {} has no class of its own in linux.intelRdt", id);
+  return resctrl::WriteSchemata(TRY(resctrl::Mount()), state.resctrl->dir, lines);
+}
+
 }  // namespace berth::runtime::oci

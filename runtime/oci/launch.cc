@@ -19,6 +19,7 @@
 #include "runtime/linux/systemd.h"
 #include "runtime/oci/hooks.h"
 #include "runtime/oci/listener.h"
+#include "runtime/oci/notify.h"
 #include "runtime/oci/scope.h"
 #include "runtime/oci/validate.h"
 
@@ -109,17 +110,16 @@ Result<void> WritePidFile(const std::string& path, pid_t pid) {
   return ReplaceFile(path, text, 0644);
 }
 
-Result<void> SendTerminal(const std::string& path, int master) {
+Result<void> SendDescriptor(std::string_view option, const std::string& path, int sent, std::string_view name) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
-    return Err(Code::kInvalidArgument, "--console-socket: {}: longer than 107 bytes", path);
+    return Err(Code::kInvalidArgument, "{}: {}: longer than 107 bytes", option, path);
   strcpy(address.sun_path, path.c_str());
   unique_fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd || ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
-    return SysErr("--console-socket: connect to {}", path);
-  char name[] = "/dev/ptmx";
-  iovec part{name, sizeof name - 1};
+    return SysErr("{}: connect to {}", option, path);
+  iovec part{const_cast<char*>(name.data()), name.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &part;
@@ -130,9 +130,22 @@ Result<void> SendTerminal(const std::string& path, int master) {
   c->cmsg_level = SOL_SOCKET;
   c->cmsg_type = SCM_RIGHTS;
   c->cmsg_len = CMSG_LEN(sizeof(int));
-  memcpy(CMSG_DATA(c), &master, sizeof(int));
-  if (::sendmsg(fd.get(), &message, MSG_NOSIGNAL) < 0) return SysErr("--console-socket: send the terminal to {}", path);
+  memcpy(CMSG_DATA(c), &sent, sizeof(int));
+  if (::sendmsg(fd.get(), &message, MSG_NOSIGNAL) < 0) return SysErr("{}: send to {}", option, path);
   return {};
+}
+
+Result<void> SendTerminal(const std::string& path, int master) {
+  return SendDescriptor("--console-socket", path, master, "/dev/ptmx");
+}
+
+void Activate(Process& process, const Activation& a) {
+  if (a.listen_fds == 0) return;
+  std::erase_if(process.env, [](const std::string& v) {
+    return v.starts_with("LISTEN_FDS=") || v.starts_with("LISTEN_PID=") || v.starts_with("LISTEN_FDNAMES=");
+  });
+  process.env.push_back(fmt::format("LISTEN_FDS={}", a.listen_fds));
+  if (!a.listen_names.empty()) process.env.push_back("LISTEN_FDNAMES=" + a.listen_names);
 }
 
 Result<std::string> CgroupPath(const RuntimeHost& host, const Spec& spec, const std::string& id) {
@@ -155,7 +168,8 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   Spec spec = TRY(ParseSpec(text, "config.json"));
   TRY(ValidateSpec(spec));
   Created out;
-  out.terminal = spec.process->terminal;
+  out.terminal = spec.process && spec.process->terminal;
+  if (spec.process) Activate(*spec.process, r.activation);
   if (listen && out.terminal && r.console_socket.empty())
     return Err(Code::kInvalidArgument,
                "process.terminal: a terminal without --console-socket has nobody at its other end");
@@ -171,6 +185,10 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   out.dir = TRY(ContainerDir::Claim(host.root, r.id));
   undo.Add("remove state directory", [&] { return out.dir.Remove(); });
   TRY(out.dir.WriteConfig(text));
+  if (!r.activation.notify_socket.empty()) {
+    TRY(NotifySocket::Prepare(out.dir.path(), spec));
+    out.state.notifySocket = r.activation.notify_socket;
+  }
   unique_fd listener;
   if (listen) listener = TRY(out.dir.Listen());
 
@@ -179,7 +197,9 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   in.id = r.id;
   in.bundle = r.bundle;
   std::optional<OpenedScope> scope;
-  if (host.systemd_cgroup) {
+  if (host.no_cgroup) {
+    spec.linux->resources.reset();
+  } else if (host.systemd_cgroup) {
     scope = TRY(OpenScope(spec, r.id, Deadline::After(kSystemdTime)));
     undo.Add("stop the scope", [&]() -> Result<void> {
       const std::string unit = scope->unit;
@@ -201,6 +221,15 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   in.listen = listener.get();
   in.seccomp_cache = host.root + "/.seccomp";
   TRY(Unprivilege(host, spec, &in));
+  in.listen_pid = r.activation.listen_fds > 0;
+  in.preserve_fds += r.activation.listen_fds;
+  std::vector<unique_fd> tasks;
+  if (spec.linux->intelRdt) {
+    out.state.resctrl = TRY(resctrl::Prepare(TRY(resctrl::Mount()), *spec.linux->intelRdt, r.id));
+    undo.Add("remove resctrl group", [group = *out.state.resctrl] { return resctrl::Remove(group); });
+    tasks = TRY(resctrl::OpenTasks(*out.state.resctrl));
+    for (const unique_fd& fd : tasks) in.tasks.push_back(fd.get());
+  }
   Prepared prepared = TRY(MakePlan(in));
   if (!scope) undo.Add("remove cgroup", [group = prepared.cgroup] { return cgroup::Remove(group); });
   for (const std::string& w : prepared.warnings) host.warn(w);
@@ -223,7 +252,8 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   init::Options options{.stub = host.stub};
   std::optional<Environment> environment;
   if (spec.hooks) {
-    environment.emplace(&*spec.hooks, HookState(spec.ociVersion, r.id, r.bundle, spec.annotations), r.bundle, "", &spec);
+    environment.emplace(&*spec.hooks, HookState(spec.ociVersion, r.id, r.bundle, spec.annotations), r.bundle, "",
+                        &spec);
     options.observer = {RunEnvironmentHooks, nullptr, &*environment};
   }
   made = true;
@@ -260,6 +290,7 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
     scope->holder.End();  // the container's process keeps the scope alive now
   }
   TRY(out.dir.WriteState(out.state));
+  if (!r.pidfd_socket.empty()) TRY(SendDescriptor("--pidfd-socket", r.pidfd_socket, out.process.pidfd, "pidfd"));
   TRY_CTX(WritePidFile(r.pid_file, out.process.pid), "--pid-file");
   undo.Keep();
   return out;
@@ -283,6 +314,7 @@ Result<void> TearDown(const RuntimeHost& host, const ContainerDir& dir, const St
     TRY(cgroup::Remove(*layout, group, until));
     cgroup::RemoveEmptyParents(*layout, group, "/berth-oci-");
   }
+  if (state.resctrl) TRY(resctrl::Remove(*state.resctrl));
   TRY(dir.Remove());
   RunPoststop(host, state);
   return {};

@@ -30,6 +30,10 @@ void EndProcess(pid_t pid, int pidfd);
 std::unexpected<Error> FromFailure(const init::Failure& failure, int* failed_code);
 Result<void> WritePidFile(const std::string& path, pid_t pid);
 Result<void> SendTerminal(const std::string& socket_path, int master);
+// One message with `fd` and the text `name` to the AF_UNIX stream socket at `path`; `option` names it in errors.
+Result<void> SendDescriptor(std::string_view option, const std::string& path, int fd, std::string_view name);
+// LISTEN_FDS and LISTEN_FDNAMES into the environment.
+void Activate(Process& process, const Activation& activation);
 // Waits for the child and relays: signals of ours to it, and bytes between our streams and `terminal` when it is one.
 Result<int> Attend(pid_t pid, int pidfd, int terminal);
 // rootless.cc. A process without root enters the container's user namespace itself, and a mount namespace with it,

@@ -111,10 +111,38 @@ Result<Scope> WriteNamespaces(PlanWriter& w, const PlanInput& in) {
   return scope;
 }
 
-Result<void> WriteEntry(PlanWriter& w, const cgroup::Group& group) {
-  cgroup::Entry entry = TRY(cgroup::OpenEntry(*TRY(cgroup::Host()), group));
+// Where a further process goes: the container's groups, or ones below them.
+Result<cgroup::Entry> OpenExecEntry(const cgroup::Layout& layout, const ExecInput& in) {
+  if (in.subgroups.empty() && in.v2_path.empty()) return cgroup::OpenEntry(layout, cgroup::Group{in.cgroup_path});
+  auto below = [&](const std::vector<std::string>* controllers) {
+    std::string path = in.cgroup_path;
+    for (const auto& [controller, sub] : in.subgroups) {
+      bool ours = controller.empty() || (controllers && std::find(controllers->begin(), controllers->end(),
+                                                                  controller) != controllers->end());
+      if (ours) path = in.cgroup_path + (CleanPath(sub) == "/" ? "" : CleanPath(sub));
+    }
+    return path;
+  };
+  for (const auto& [controller, sub] : in.subgroups)
+    if (!controller.empty() && !layout.V1(controller))
+      return Err(Code::kInvalidArgument, "--cgroup: {}: not a version 1 controller of this host", controller);
+  cgroup::Entry entry;
+  for (const cgroup::Hierarchy& h : layout.v1)
+    entry.tasks.push_back(TRY_CTX(Open(h.mount + below(&h.controllers) + "/tasks", O_WRONLY), "--cgroup"));
+  if (!layout.v2.empty())
+    entry.v2 =
+        TRY_CTX(Open(layout.v2 + (in.v2_path.empty() ? below(nullptr) : in.v2_path), O_PATH | O_DIRECTORY), "--cgroup");
+  return entry;
+}
+
+Result<void> WriteEntry(PlanWriter& w, cgroup::Entry entry, const std::vector<int>& further) {
   std::vector<init::FdIndex> tasks;
   for (unique_fd& fd : entry.tasks) tasks.push_back(w.Fd(std::move(fd)));
+  for (int fd : further) {
+    int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0) return SysErr("duplicate a descriptor");
+    tasks.push_back(w.Fd(unique_fd(copy)));
+  }
   w.plan.cgroup1 = w.Array(tasks);
   if (entry.v2) w.plan.cgroup2 = w.Fd(std::move(entry.v2));
   return {};
@@ -269,6 +297,7 @@ std::optional<uint32_t> CgroupOwner(const PlanInput& in, const cgroup::Group& gr
   if (!writable) return std::nullopt;
   auto layout = cgroup::Host();
   if (!layout || !(*layout)->unified()) return std::nullopt;
+  if (!spec.process) return std::nullopt;
   uint32_t uid = spec.process->user.uid;
   for (const IdMapping& m : spec.linux->uidMappings)
     if (!in.user_entered && uid >= m.containerID && uid - m.containerID < m.size) {
@@ -301,7 +330,7 @@ Result<void> MakeCgroup(PlanWriter& w, const PlanInput& in, Prepared* out, Undo*
   if (in.user_entered || in.nested)
     resources.devices.clear();  // only the host's root may; there is nothing to mknod either
   TRY(cgroup::Apply(*layout, group, resources));
-  TRY(WriteEntry(w, group));
+  TRY(WriteEntry(w, TRY(cgroup::OpenEntry(*layout, group)), in.tasks));
   out->cgroup = group;
   return {};
 }
@@ -311,9 +340,12 @@ Result<void> MakeCgroup(PlanWriter& w, const PlanInput& in, Prepared* out, Undo*
 Result<Prepared> MakePlan(const PlanInput& in) {
   const Spec& spec = *in.spec;
   TRY(ValidateSpec(spec));
-  const Process& process = *spec.process;
+  static const Process kNone{.args = {""}, .capabilities = Capabilities{}};
+  const Process& process = spec.process ? *spec.process : kNone;
   Prepared out;
   PlanWriter w;
+  if (!spec.process) w.plan.flags |= init::kPlanNoProcess;
+  if (in.listen_pid) w.plan.flags |= init::kPlanListenPid;
   Undo undo;
 
   if (!in.cgroup_path.empty()) {
@@ -398,7 +430,10 @@ Result<Prepared> MakeExecPlan(const ExecInput& in) {
   } else {
     w.plan.flags |= init::kPlanCallerTarget;
   }
-  if (!in.cgroup_path.empty()) TRY(WriteEntry(w, cgroup::Group{in.cgroup_path}));
+  if (!in.cgroup_path.empty()) {
+    const cgroup::Layout* layout = TRY(cgroup::Host());
+    TRY(WriteEntry(w, TRY(OpenExecEntry(*layout, in)), in.tasks));
+  }
   // The container's, by its name; else the keys of the caller's session could be read inside.
   if (!in.id.empty()) w.plan.keyring = w.Text("_ses." + in.id);
   if (in.terminal || in.process->terminal) {
@@ -411,6 +446,7 @@ Result<Prepared> MakeExecPlan(const ExecInput& in) {
     }
   }
   w.plan.preserve_fds = in.preserve_fds;
+  if (in.listen_pid) w.plan.flags |= init::kPlanListenPid;
   TRY(WriteProcess(w, *in.process, in.spec, true, in.attended, in.seccomp_cache, &out.warnings));
   out.notifies = w.plan.seccomp_flags & SECCOMP_FILTER_FLAG_NEW_LISTENER;
   out.plan = w.Finish(&out.fds);

@@ -24,7 +24,7 @@ namespace berth::runtime::oci {
 // one of the process that executes the plan. `mount` must be listed; of one with a path the container gets a chroot,
 // for others live there. New user and time namespaces are made here. The members below come on top.
 struct PlanInput {
-  const Spec* spec = nullptr;  // spec.process may be absent: then only the process-less parts are checked and it fails
+  const Spec* spec = nullptr;  // spec.process may be absent: then a start fails
   std::string id;              // container id: names the session keyring and messages
   int rootfs = -1;             // detached mount (fsmount, open_tree) or directory; borrowed. It stays usable for a
                                // second plan when the kernel can clone detached mounts (6.15); else it is used up.
@@ -48,6 +48,8 @@ struct PlanInput {
   bool new_keyring = true;
   bool no_pivot = false;
   uint32_t preserve_fds = 0;
+  bool listen_pid = false;    // LISTEN_PID with the process's id joins its environment
+  std::vector<int> tasks;     // further files to which the process writes 0 to enter (resctrl); borrowed
   bool attended = false;      // the caller runs hooks (init::Observer) and hands a seccomp listener over
                               // (init::Observer): without it what needs them is kUnimplemented
   int listen = -1;            // listening AF_UNIX socket on which `start` may come from another process; borrowed
@@ -85,7 +87,11 @@ struct ExecInput {
   std::string cgroup_path;  // of the container; empty: the executor's cgroups are kept
   bool terminal = false;
   uint16_t rows = 0, columns = 0;
+  std::vector<std::pair<std::string, std::string>> subgroups;  // {controller, or "" for all; path below cgroup_path}
+  std::string v2_path;        // where to be on version 2 instead of cgroup_path; relative to its mount
+  std::vector<int> tasks;     // as in PlanInput
   uint32_t preserve_fds = 0;
+  bool listen_pid = false;
   bool attended = false;  // as in PlanInput
   std::string seccomp_cache;
 };

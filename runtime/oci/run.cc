@@ -5,6 +5,7 @@
 #include "base/undo.h"
 #include "runtime/oci/launch.h"
 #include "runtime/oci/listener.h"
+#include "runtime/oci/notify.h"
 
 namespace berth::runtime::oci {
 
@@ -20,6 +21,15 @@ Result<int> Run(const RuntimeHost& host, const RunRequest& r, int* failed_code) 
     return Err(Code::kInvalidArgument,
                "process.terminal: --detach needs --console-socket, else nobody is at its other end");
   }
+  std::optional<NotifySocket> notify;
+  if (!c.state.notifySocket.empty()) {
+    auto made = NotifySocket::Listen(c.dir.path(), c.state.notifySocket);
+    if (!made) {
+      end();
+      return std::unexpected(std::move(made).error());
+    }
+    notify = std::move(*made);
+  }
   auto listener = Listener::Connect(c.state, c.state.pid, "created");
   if (!listener) {
     end();
@@ -33,6 +43,11 @@ Result<int> Run(const RuntimeHost& host, const RunRequest& r, int* failed_code) 
   if (auto done = Started(host, c.dir, c.state, pidfd.get()); !done) {
     undo.Keep();
     return std::unexpected(std::move(done).error());
+  }
+  if (notify) {
+    auto passed = r.detach ? notify->UntilReady(c.process.pid, pidfd.get())
+                           : notify->InBackground(c.process.pid, pidfd.get());
+    if (!passed) host.warn(passed.error().what);
   }
   if (r.detach) {
     undo.Keep();

@@ -1,5 +1,6 @@
 #include "runtime/oci/launch.h"
 #include "runtime/oci/listener.h"
+#include "runtime/oci/notify.h"
 
 namespace berth::runtime::oci {
 
@@ -11,6 +12,8 @@ Result<void> Start(const RuntimeHost& host, const std::string& id) {
   if (status != Status::kCreated) return Err(Code::kConflict, "cannot start an already running container");
   unique_fd process = TRY(OpenProcess(state));
   std::optional<Listener> listener = TRY(Listener::Connect(state, state.pid, "created"));
+  std::optional<NotifySocket> notify;
+  if (!state.notifySocket.empty()) notify = TRY(NotifySocket::Listen(dir.path(), state.notifySocket));
   unique_fd connection = TRY(dir.Connect());
   init::Failure failure;
   bool started = init::StartOver(connection.release(), Listener::Observe(listener), &failure);
@@ -25,7 +28,9 @@ Result<void> Start(const RuntimeHost& host, const std::string& id) {
     }
     return FromFailure(failure, &code);
   }
-  return Started(host, dir, state, process.get());
+  TRY(Started(host, dir, state, process.get()));
+  if (notify) TRY(notify->UntilReady(static_cast<pid_t>(state.pid), process.get()));
+  return {};
 }
 
 }  // namespace berth::runtime::oci

@@ -177,8 +177,7 @@ Result<void> ValidateProcess(const Process& p, std::string_view at) {
 }
 
 Result<void> ValidateSpec(const Spec& spec) {
-  if (!spec.process) return Err(Code::kInvalidArgument, "process: missing");
-  TRY(ValidateProcess(*spec.process));
+  if (spec.process) TRY(ValidateProcess(*spec.process));  // needed by `start` only, says the specification
   for (size_t i = 0; i < spec.mounts.size(); ++i) {
     const Mount& m = spec.mounts[i];
     std::string at = fmt::format("mounts[{}]", i);
