@@ -106,7 +106,7 @@ void AddShowCommands(std::vector<Verb>* all) {
                   "its processes",
                   DoPs,
                   {{"format", 'f', true, "json: process ids; table: ps(1) with its options (-ef)"}},
-                  1});
+                  0});
   all->push_back({"spec",
                   "spec [--bundle DIR] [--rootless]",
                   "write a config.json to start from",
