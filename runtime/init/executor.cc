@@ -196,6 +196,8 @@ void RunChild(Child& child) {
   }
   JoinedCgroups(child);
   JoinNamespaces(child);
+  if (plan.kind == PlanKind::kExec && plan.rootfs >= 0 && (fchdir(child.Fd(plan.rootfs)) < 0 || chroot(".") < 0))
+    Fail(child, errno, "enter the container's root");
   if (plan.flags & kPlanNewCgroupNamespace && syscall(SYS_unshare, CLONE_NEWCGROUP) < 0)
     Fail(child, errno, "make cgroup namespace");
   if (plan.keyring) JoinKeyring(child);

@@ -128,6 +128,7 @@ enum PlanFlags : uint32_t {
   kPlanAllCpus = 1u << 16,  // undo what CPU affinity was inherited: the caller's is its own affair
   kPlanUserNamespace = 1u << 17,  // the process is in a user namespace other than the host's first one
   kPlanJoinMount = 1u << 18,      // one of `joins` is a mount namespace: its root stays, ours is a chroot in it
+  kPlanHostMounts = 1u << 19,     // no mount namespace of its own: the tree is attached at host_root, the process a chroot in it
   kPlanNoPivot = 1u << 11,  // chroot after move_mount onto / where pivot_root is impossible (initramfs)
 };
 
@@ -149,7 +150,7 @@ struct Plan {
   Slice joins;                  // Join[], after the clone
 
   // The file tree (containers)
-  FdIndex rootfs = -1;            // detached mount
+  FdIndex rootfs = -1;            // detached mount; exec: directory to chroot into
   Slice ops;                      // Op[]
   Slice masked, readonly_paths;   // Str[]
   FdIndex null_tree = -1;         // detached mount of a char 1:3 node: source of masks when /dev has no own null

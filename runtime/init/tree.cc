@@ -409,7 +409,7 @@ void MakeEarly(Child& child) {
 
 // From the working directory, a mount, to it as the root.
 void PivotInto(Child& child) {
-  if (child.plan->flags & (kPlanNoPivot | kPlanJoinMount)) {
+  if (child.plan->flags & (kPlanNoPivot | kPlanJoinMount | kPlanHostMounts)) {
     if (chroot(".") < 0) Fail(child, errno, "chroot into root filesystem");
   } else {
     if (PivotRoot(".", ".") < 0) Fail(child, errno, "pivot_root");
@@ -426,7 +426,8 @@ void EnterRoot(Child& child) {
   if (flags & kPlanUserNamespace) MakeEarly(child);
   // Nothing that happens here may travel back to the namespace this one was copied from. Of a namespace that others
   // live in only the mount that is to be covered changes.
-  if (Mount(nullptr, "/", nullptr, (flags & kPlanJoinMount ? 0 : MS_REC) | MS_PRIVATE, nullptr) < 0)
+  if (!(flags & kPlanHostMounts) &&
+      Mount(nullptr, "/", nullptr, (flags & kPlanJoinMount ? 0 : MS_REC) | MS_PRIVATE, nullptr) < 0)
     Fail(child, errno, "make mounts private");
   if (flags & kPlanNoPivot && !(flags & kPlanJoinMount) && !child.plan->host_root) {
     // What a chroot leaves in reach must at least not be the host's whole procfs and sysfs.

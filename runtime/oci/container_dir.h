@@ -35,10 +35,11 @@ struct StateRecord {
   std::optional<resctrl::Group> resctrl;
   std::string notifySocket;  // the service manager's, when notifications are passed on
   std::string listenerPath, listenerMetadata;  // of a filter that notifies, for `start`
+  uint64_t mountId = 0;  // of our mount at `rootfs`, for a container without a mount namespace; 0: none
 };
 BOOST_DESCRIBE_STRUCT(StateRecord, (),
                       (ociVersion, id, pid, startTime, bundle, rootfs, created, owner, cgroup, scope, annotations, hooks, resctrl, notifySocket,
-                       listenerPath, listenerMetadata))
+                       listenerPath, listenerMetadata, mountId))
 
 // What `state` prints; members and spelling of the OCI runtime-spec, and those that containerd and podman read.
 struct StateDocument {

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -64,6 +65,11 @@ Result<int> Exec(const RuntimeHost& host, const ExecRequest& r, int* failed_code
   std::vector<unique_fd> tasks;
   if (state.resctrl) tasks = TRY(resctrl::OpenTasks(*state.resctrl));
   for (const unique_fd& fd : tasks) in.tasks.push_back(fd.get());
+  unique_fd root;
+  if (state.mountId) {
+    root = TRY(Open(fmt::format("/proc/{}/root", state.pid), O_PATH | O_DIRECTORY));
+    in.root = root.get();
+  }
   init::Process process;
   init::Failure failure;
   Prepared prepared;

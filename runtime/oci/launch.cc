@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -96,6 +97,18 @@ std::unexpected<Error> FromFailure(const init::Failure& f, int* failed_code) {
               : f.sys       ? CodeFromErrno(f.sys)
                             : Code::kInternal;
   return std::unexpected(Error{code, f.what, f.sys, std::source_location::current()});
+}
+
+uint64_t MountIdOf(const std::string& path) {
+  struct statx st;
+  constexpr unsigned kMountId = 0x1000;  // STATX_MNT_ID
+  return ::statx(AT_FDCWD, path.c_str(), 0, kMountId, &st) == 0 ? st.stx_mnt_id : 0;
+}
+
+Result<void> UnmountRoot(const std::string& rootfs, uint64_t id) {
+  if (id == 0 || MountIdOf(rootfs) != id) return {};
+  if (::umount2(rootfs.c_str(), MNT_DETACH) < 0) return SysErr("unmount {}", rootfs);
+  return {};
 }
 
 Result<void> WritePidFile(const std::string& path, pid_t pid) {
@@ -256,6 +269,16 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
                         &spec);
     options.observer = {RunEnvironmentHooks, nullptr, &*environment};
   }
+  std::string rootfs = spec.root ? spec.root->path : "";
+  if (!rootfs.empty() && rootfs[0] != '/') rootfs = r.bundle + "/" + rootfs;
+  const auto& listed = spec.linux->namespaces;
+  bool host_mounts = std::none_of(listed.begin(), listed.end(), [](const Namespace& n) { return n.type == "mount"; });
+  uint64_t below = host_mounts ? MountIdOf(rootfs) : 0;
+  if (host_mounts)
+    undo.Add("unmount root", [&rootfs, below] {
+      uint64_t now = MountIdOf(rootfs);
+      return UnmountRoot(rootfs, now == below ? 0 : now);
+    });
   made = true;
   if (!init::Create(prepared.plan.data(), prepared.plan.size(), fds.data(), fds.size(), {0, 1, 2}, options,
                     &out.process, &failure)) {
@@ -278,8 +301,7 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
     TRY(SendTerminal(r.console_socket, out.process.terminal));
     ::close(std::exchange(out.process.terminal, -1));
   }
-  std::string rootfs = spec.root ? spec.root->path : "";
-  if (!rootfs.empty() && rootfs[0] != '/') rootfs = r.bundle + "/" + rootfs;
+  if (host_mounts) out.state.mountId = MountIdOf(rootfs);
   out.state.pid = out.process.pid;
   out.state.startTime = ProcessStartTime(out.process.pid);
   out.state.rootfs = rootfs;
@@ -315,6 +337,7 @@ Result<void> TearDown(const RuntimeHost& host, const ContainerDir& dir, const St
     cgroup::RemoveEmptyParents(*layout, group, "/berth-oci-");
   }
   if (state.resctrl) TRY(resctrl::Remove(*state.resctrl));
+  TRY(UnmountRoot(state.rootfs, state.mountId));
   TRY(dir.Remove());
   RunPoststop(host, state);
   return {};

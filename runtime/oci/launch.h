@@ -27,6 +27,10 @@ Result<void> Started(const RuntimeHost& host, const ContainerDir& dir, const Sta
 // Ends the process by its descriptor and waits; reaps it when it is our child.
 void EndProcess(pid_t pid, int pidfd);
 
+// Of a container without a mount namespace: takes the mount at its root away again, if it is still `id`. 0: nothing to do.
+Result<void> UnmountRoot(const std::string& rootfs, uint64_t id);
+uint64_t MountIdOf(const std::string& path);  // 0 when it cannot be told
+
 std::unexpected<Error> FromFailure(const init::Failure& failure, int* failed_code);
 Result<void> WritePidFile(const std::string& path, pid_t pid);
 Result<void> SendTerminal(const std::string& socket_path, int master);

@@ -280,6 +280,31 @@ TEST_F(Mounts, WithoutPivot) {
   EXPECT_EQ(out.out.find("/boot"), std::string::npos) << out.out;
 }
 
+TEST_F(Mounts, WithoutAMountNamespace) {
+  std::erase_if(bundle->spec.linux->namespaces, [](const Namespace& n) { return n.type == "mount"; });
+  char own[64] = {};
+  ASSERT_GT(readlink("/proc/self/ns/mnt", own, sizeof own - 1), 0);
+  auto mounted = [&] {
+    std::string text = ReadFile("/proc/self/mountinfo").value_or("");
+    return text.find(bundle->rootfs()) != std::string::npos;
+  };
+  EXPECT_EQ(Lines("readlink /proc/self/ns/mnt; ls / | head -1; test -e /etc/apt || echo hidden; echo $$; cd /..; ls | head -1"),
+            std::string(own) + "\nbin\nhidden\n1\nbin\n");
+  EXPECT_FALSE(mounted());
+  bundle->spec.process->args = {"nosuch"};
+  EXPECT_EQ(RunNow().exit_code, 127);
+  EXPECT_FALSE(mounted());
+  bundle->spec.process->args = {"sleep", "1000"};
+  bundle->Write();
+  std::string id = bundle->Id("h");
+  ASSERT_EQ(Detached({"create", "--bundle", bundle->dir(), id}), 0) << Log();
+  EXPECT_TRUE(mounted());
+  EXPECT_EQ(Oci({"start", id}).exit_code, 0);
+  EXPECT_EQ(Oci({"exec", id, "sh", "-c", "ls / | head -1; test -e /etc/apt || echo hidden; ls /proc/1/fd | wc -l"}).out, "bin\nhidden\n3\n");
+  EXPECT_EQ(Oci({"delete", "-f", id}).exit_code, 0);
+  EXPECT_FALSE(mounted());
+}
+
 TEST_F(Mounts, MountNamespaceByPath) {
   int ready[2];
   ASSERT_EQ(pipe2(ready, O_CLOEXEC), 0);

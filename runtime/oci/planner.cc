@@ -1,6 +1,7 @@
 #include "runtime/oci/planner.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/mount.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -148,9 +149,16 @@ Result<void> WriteEntry(PlanWriter& w, cgroup::Entry entry, const std::vector<in
   return {};
 }
 
+bool HasMountNamespace(const Spec& spec) {
+  const auto& list = spec.linux->namespaces;
+  return std::any_of(list.begin(), list.end(), [](const Namespace& ns) { return ns.type == "mount"; });
+}
+
 Result<void> WriteRoot(PlanWriter& w, const PlanInput& in) {
   unique_fd root;
   if (in.rootfs >= 0) {
+    if (!HasMountNamespace(*in.spec))
+      return Err(Code::kInvalidArgument, "linux.namespaces: a mount namespace is required");
     root = TRY_CTX(mount::CloneOrTake(in.rootfs, true), "root filesystem");
   } else {
     if (!in.spec->root || in.spec->root->path.empty()) return Err(Code::kInvalidArgument, "root.path: missing");
@@ -163,6 +171,12 @@ Result<void> WriteRoot(PlanWriter& w, const PlanInput& in) {
       return SysErr("root.path: {}", path);
     }
     root = std::move(*tree);
+    if (!HasMountNamespace(*in.spec)) {
+      char real[PATH_MAX];
+      if (!::realpath(path.c_str(), real)) return SysErr("root.path: {}", path);
+      w.plan.host_root = w.Text(real);
+      w.plan.flags |= init::kPlanHostMounts;
+    }
   }
   // While it is furnished nothing may travel out of it; with a master it follows the host (shared: also, at the end).
   const std::string& p = in.spec->linux->rootfsPropagation;
@@ -413,6 +427,7 @@ static uint32_t TargetFlags(const ExecInput& in) {
     own |= static_cast<uint32_t>(namespaces::Flag(ns.type));
   }
   if (own & CLONE_NEWUSER) return own;
+  if (!(own & CLONE_NEWNS)) return (kUsual & ~static_cast<uint32_t>(CLONE_NEWNS)) | (own & static_cast<uint32_t>(namespaces::Flag("time")));
   return kUsual | (own & static_cast<uint32_t>(namespaces::Flag("time")));
 }
 
@@ -429,6 +444,11 @@ Result<Prepared> MakeExecPlan(const ExecInput& in) {
     w.plan.target = w.Fd(unique_fd(copy));
   } else {
     w.plan.flags |= init::kPlanCallerTarget;
+  }
+  if (in.root >= 0) {
+    int copy = ::fcntl(in.root, F_DUPFD_CLOEXEC, 3);
+    if (copy < 0) return SysErr("duplicate the container's root");
+    w.plan.rootfs = w.Fd(unique_fd(copy));
   }
   if (!in.cgroup_path.empty()) {
     const cgroup::Layout* layout = TRY(cgroup::Host());

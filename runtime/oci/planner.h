@@ -21,7 +21,8 @@
 namespace berth::runtime::oci {
 
 // Namespaces follow spec.linux.namespaces: listed without path, a new one; listed with path, that one; not listed, the
-// one of the process that executes the plan. `mount` must be listed; of one with a path the container gets a chroot,
+// one of the process that executes the plan. Without `mount` the tree is attached at root.path of the caller's own
+// namespace, for the caller to unmount; of one with a path the container gets a chroot,
 // for others live there. New user and time namespaces are made here. The members below come on top.
 struct PlanInput {
   const Spec* spec = nullptr;  // spec.process may be absent: then a start fails
@@ -83,6 +84,7 @@ struct ExecInput {
   const Process* process = nullptr;
   const Spec* spec = nullptr;  // the container's: seccomp, namespaces. May be null: no seccomp, all namespaces joined
   std::string id;
+  int root = -1;            // of a container without a mount namespace: its root directory, to chroot into; borrowed
   int target = -1;          // pidfd of the container's first process; -1: init::Options::target supplies it
   std::string cgroup_path;  // of the container; empty: the executor's cgroups are kept
   bool terminal = false;

@@ -188,7 +188,12 @@ TEST(Validate, NamesTheMember) {
   EXPECT_EQ(Wrong(s), "process.rlimits[0].type: \"CORE\" is not a resource limit");
   s = Minimal();
   s.linux->namespaces = {{"pid", ""}};
-  EXPECT_EQ(Wrong(s), "linux.namespaces: a mount namespace is required");
+  EXPECT_EQ(Wrong(s), "ok");
+  s.linux->namespaces = {{"user", ""}};
+  s.linux->uidMappings = s.linux->gidMappings = {{0, 1000, 1}};
+  EXPECT_EQ(Wrong(s), "linux.namespaces: a user namespace needs a mount namespace with it");
+  s.linux->uidMappings.clear();
+  s.linux->gidMappings.clear();
   s.linux->namespaces = {{"mount", ""}, {"pid", ""}, {"pid", ""}};
   EXPECT_EQ(Wrong(s), "linux.namespaces[2].type: pid is there twice");
   s.linux->namespaces = {{"mount", ""}, {"net", ""}};

@@ -206,7 +206,8 @@ Result<void> ValidateSpec(const Spec& spec) {
   TRY(CheckUserNamespace(spec));
   TRY(CheckTimeOffsets(spec));
   TRY(CheckNetDevices(spec));
-  if (!seen.contains("mount")) return Err(Code::kInvalidArgument, "linux.namespaces: a mount namespace is required");
+  if (!seen.contains("mount") && seen.contains("user"))
+    return Err(Code::kInvalidArgument, "linux.namespaces: a user namespace needs a mount namespace with it");
   if (!spec.hostname.empty() && !seen.contains("uts"))
     return Err(Code::kInvalidArgument, "hostname: needs a uts namespace in linux.namespaces");
   if (!spec.domainname.empty() && !seen.contains("uts"))
