@@ -275,7 +275,7 @@ Result<Created> Launch(const RuntimeHost& host, const CreateRequest& r, bool lis
   bool host_mounts = std::none_of(listed.begin(), listed.end(), [](const Namespace& n) { return n.type == "mount"; });
   uint64_t below = host_mounts ? MountIdOf(rootfs) : 0;
   if (host_mounts)
-    undo.Add("unmount root", [&rootfs, below] {
+    undo.Add("unmount root", [rootfs, below] {  // by value: the undo outlives it
       uint64_t now = MountIdOf(rootfs);
       return UnmountRoot(rootfs, now == below ? 0 : now);
     });
