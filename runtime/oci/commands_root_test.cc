@@ -283,6 +283,7 @@ TEST_F(Commands, NotificationsReachTheServiceManager) {
   sender.join();
   EXPECT_EQ(Take(manager.get()).first, "STATUS=warming up\n");
   EXPECT_EQ(Take(manager.get()).first, fmt::format("READY=1\nMAINPID={}\n", pid));
+  for (int i = 0; i < 500 && !Log().ends_with("there\n"); ++i) usleep(10000);  // the shell may still be at it
   EXPECT_EQ(Log(), "/run/notify/notify.sock\nthere\n");
   EXPECT_EQ(Oci({"delete", "-f", id}).exit_code, 0);
 }
@@ -396,8 +397,8 @@ TEST_F(Commands, OutOfMemoryIsAnEvent) {
   bundle->spec.linux->resources->memory = Memory{};
   bundle->spec.linux->resources->memory->limit = 16 << 20;
   std::string id = Start("o",
-                         "test -e /go || while ! test -e /go; do sleep 0.1; done; (head -c 100000000 /dev/zero | tail "
-                         "-c 90000000) ; exec sleep 0.3");
+                         "while ! test -e /go; do sleep 0.1; done; for i in 1 2 3 4 5; do (head -c 100000000 /dev/zero | tail -c 90000000); "
+                         "sleep 0.3; done");  // the watch may begin after the first
   std::thread go([&] {
     usleep(300000);
     bundle->Put("/rootfs/go", "");
