@@ -61,6 +61,8 @@ json::Value WithoutEmpty(json::Value document) {
 }
 
 oci::Spec ForeignSpec(oci::Spec spec, const ForeignPlace& place) {
+  // What pods ask for is in the first version already, and older runtimes (crun 1.8) refuse a later number.
+  spec.ociVersion = "1.0.2";
   if (!spec.root) spec.root.emplace();
   spec.root->path = place.bundle + "/rootfs";
   if (spec.process) spec.process->terminal = place.terminal;
