@@ -27,7 +27,8 @@ Result<void> Exec(Door& door, const api::ExecRequest& request, api::ExecResponse
   call.object = request.container_id().substr(0, 64);
   TRY(CheckName("container_id", request.container_id()));
   if (request.cmd_size() == 0 || request.cmd(0).empty()) return Bad("cmd", "must name a program, then its arguments");
-  streaming::ExecTicket ticket{.container = {}, .argv = {request.cmd().begin(), request.cmd().end()}, .streams = TRY(StreamsOf(request))};
+  const streaming::Streams streams = TRY(StreamsOf(request));  // apart: g++ 12 leaks a half made aggregate that is left by a return
+  streaming::ExecTicket ticket{.container = {}, .argv = {request.cmd().begin(), request.cmd().end()}, .streams = streams};
   ticket.container = TRY(Running(door, request.container_id())).id.str();
   response.set_url(TRY(door.streaming->Invite(std::move(ticket))));
   return {};
