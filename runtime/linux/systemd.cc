@@ -28,10 +28,10 @@ bool ValidUnitName(std::string_view name) {
 uint64_t HostUser() {
   auto map = cgroup::ReadControl("/proc/self/uid_map");
   auto words = map ? cgroup::Words(cgroup::Trim(*map)) : std::vector<std::string>();  // "0 1000 1" and more lines
-  auto inside = words.empty() ? std::nullopt : cgroup::Number(words[0]);
-  auto outside = words.size() < 2 ? std::nullopt : cgroup::Number(words[1]);
   const uint64_t user = ::getuid();
-  return inside && outside && user >= *inside ? *outside + (user - *inside) : user;
+  if (words.size() < 2) return user;
+  const uint64_t inside = cgroup::Number(words[0]).value_or(UINT64_MAX), outside = cgroup::Number(words[1]).value_or(0);
+  return user >= inside ? outside + (user - inside) : user;
 }
 
 uint64_t OrInfinity(int64_t n) { return n < 0 ? kInfinity : static_cast<uint64_t>(n); }
